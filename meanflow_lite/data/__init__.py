@@ -1,0 +1,1 @@
+"""Data: toy distributions, images that a package ships, image folders and latent caches."""

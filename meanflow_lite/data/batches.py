@@ -1,0 +1,90 @@
+"""Batches as pure functions of (seed, step): resuming needs no saved state.
+
+A batch of ``size`` rows belongs to the whole run; part ``k`` of ``n`` gets rows ``k, k + n, ...``,
+the same rows that :class:`~meanflow_lite.objectives.base.Context` draws noise for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Batch = tuple[Tensor, Tensor | None]
+
+
+class Batches(Protocol):
+    """``batches(step, size, seed, part, parts) -> (x, y)``, rows ``part::parts`` of the batch."""
+
+    def __call__(self, step: int, size: int, seed: int, part: int = 0, parts: int = 1) -> Batch:
+        """The rows of one part of one step."""
+        ...
+
+
+class Distribution(Protocol):
+    """Anything that can be sampled."""
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Batch:
+        """``n`` rows and their labels, if any."""
+        ...
+
+
+def seeded(*keys: int) -> torch.Generator:
+    """A CPU generator whose state depends on all ``keys`` (seed, step, purpose).
+
+    The keys are hashed together: PyTorch's CPU generator only reads 32 bits of a seed, so
+    packing two numbers into one would make different seeds collide.
+    """
+    state = np.random.SeedSequence(keys).generate_state(1)[0]
+    return torch.Generator().manual_seed(int(state))
+
+
+@dataclass(frozen=True)
+class FromDistribution:
+    """Fresh samples of a distribution in every step."""
+
+    distribution: Distribution
+
+    def __call__(self, step: int, size: int, seed: int, part: int = 0, parts: int = 1) -> Batch:
+        """Draw the whole batch and take the rows of this part."""
+        x, y = self.distribution.sample(size, seeded(seed, step, 1))
+        return x[part::parts], None if y is None else y[part::parts]
+
+
+@dataclass(frozen=True)
+class FromTensors:
+    """Rows of a data set in memory, reshuffled every epoch.
+
+    Shapes: ``x`` ``[N, *data]``, ``y`` ``[N]`` or None.
+    """
+
+    x: Float[Tensor, " n *d"]
+    y: Int[Tensor, " n"] | None = None
+
+    def __post_init__(self) -> None:
+        if not torch.isfinite(self.x).all():
+            raise ValueError("the data holds NaN or infinite values: clean it before training")
+        if self.y is not None and len(self.y) != len(self.x):
+            raise ValueError(f"{len(self.x)} rows of data but {len(self.y)} labels")
+
+    def __call__(self, step: int, size: int, seed: int, part: int = 0, parts: int = 1) -> Batch:
+        """Take rows of the shuffled epochs."""
+        rows = epoch_rows(len(self.x), step, size, seed)[part::parts]
+        return self.x[rows], None if self.y is None else self.y[rows]
+
+
+def epoch_rows(n: int, step: int, size: int, seed: int) -> Int[Tensor, " size"]:
+    """Positions ``[step * size, (step + 1) * size)`` in an endless run of shuffled epochs."""
+    if size > n:
+        raise ValueError(f"the batch ({size}) is larger than the data set ({n} rows)")
+    epoch, offset = divmod(step * size, n)
+    rows = torch.randperm(n, generator=seeded(seed, epoch, 2))[offset : offset + size]
+    missing = size - len(rows)
+    if missing:
+        head = torch.randperm(n, generator=seeded(seed, epoch + 1, 2))[:missing]
+        rows = torch.cat([rows, head])
+    return rows

@@ -1,0 +1,151 @@
+r"""Guidance: inside the training target, and at sampling time.
+
+The guided velocity is :math:`v^\omega = \omega\,v(z, t \mid y) + (1 - \omega)\,v(z, t)`
+(Ho & Salimans 2022). MeanFlow learns the average of *this* field, so that one evaluation samples
+with guidance; the scale is then fixed by training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from meanflow_lite.fields import Field
+from meanflow_lite.paths import bcast
+
+
+@dataclass(frozen=True)
+class LabelDropout:
+    """Replace the label by ``null`` in a share ``rate`` of the rows, so that one network also
+    learns the unconditional field.
+
+    Rows are dropped at random. ``positional`` drops the same random *number* of rows from the
+    front of the batch, as the official code of MeanFlow does: the null label is then only ever
+    trained on rows with r = t.
+    """
+
+    null: int
+    rate: float = 0.1
+    positional: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate <= 1:
+            raise ValueError(f"label dropout is a rate in [0, 1]: got {self.rate}")
+
+    def __call__(self, y: Int[Tensor, " b"] | None, uniform: Float[Tensor, " b"]) -> Tensor:
+        """Labels after dropout; ``uniform`` are draws on [0, 1), one a row."""
+        if y is None:
+            raise ValueError("label dropout needs labels y: got None")
+        drop = uniform < self.rate
+        if self.positional:
+            drop = torch.arange(len(y), device=y.device) < drop.sum()
+        return torch.where(drop, self.null, y)
+
+
+def guided_velocity(
+    u: Field,
+    z: Float[Tensor, " b *d"],
+    t: Float[Tensor, " b"],
+    v: Float[Tensor, " b *d"],
+    y: Int[Tensor, " b"],
+    null: int,
+    omega: float | Float[Tensor, " b"],
+    kappa: float | Float[Tensor, " b"] = 0.0,
+    own: Float[Tensor, " b *d"] | None = None,
+) -> Float[Tensor, " b *d"]:
+    r""":math:`\omega v + \kappa\,u(z,t,t \mid y) + (1 - \omega - \kappa)\,u(z,t,t \mid \varnothing)`.
+
+    Equations 20 and 21 of Geng et al. 2025; the fixed point has the effective scale
+    :math:`\omega' = \omega / (1 - \kappa)`. Rows that already carry the null label keep ``v``.
+    No gradient flows. ``own`` is :math:`u(z,t,t \mid y)` where it is known already; it is
+    evaluated only where it is missing and kappa is not the number 0. Shapes: ``z, v``
+    ``[B, *data]``; ``t, y`` ``[B]``; the scales are numbers or ``[B]``.
+    """
+    with torch.no_grad():
+        guided = y != null
+        without = u(z, t, t, torch.full_like(y, null))
+        shift = _rows(omega, z) * (v - without)
+        if not (isinstance(kappa, float) and kappa == 0):
+            own = u(z, t, t, y) if own is None else own
+            shift = shift + _rows(kappa, z) * (own - without)
+        return torch.where(bcast(guided, z), without + shift, v)
+
+
+def _rows(scale: float | Tensor, z: Tensor) -> float | Tensor:
+    return bcast(scale, z) if isinstance(scale, Tensor) else scale
+
+
+@dataclass(frozen=True)
+class Guidance:
+    r"""Guidance in training; the effective scale is :math:`\omega' = \omega/(1-\kappa)`.
+
+    ``interval`` is the range of t in which it acts; outside, :math:`\omega = 1, \kappa = 0`.
+    """
+
+    null: int
+    omega: float = 1.0
+    kappa: float = 0.0
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.kappa < 1:
+            raise ValueError(f"kappa must be in [0, 1): got {self.kappa}")
+        low, high = self.interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"the guidance interval must be within [0, 1]: got {self.interval}")
+
+    @classmethod
+    def effective(
+        cls, scale: float, null: int, kappa: float = 0.0, interval: tuple[float, float] = (0.0, 1.0)
+    ) -> Guidance:
+        r"""The settings with :math:`\omega = \omega'(1 - \kappa)` for an effective scale."""
+        return cls(null, scale * (1 - kappa), kappa, interval)
+
+    @property
+    def effective_scale(self) -> float:
+        r""":math:`\omega' = \omega / (1 - \kappa)`."""
+        return self.omega / (1 - self.kappa)
+
+    def __call__(
+        self,
+        u: Field,
+        z: Float[Tensor, " b *d"],
+        t: Float[Tensor, " b"],
+        v: Float[Tensor, " b *d"],
+        y: Int[Tensor, " b"] | None,
+        own: Float[Tensor, " b *d"] | None = None,
+    ) -> Float[Tensor, " b *d"]:
+        """:func:`guided_velocity` with these settings, in the rows whose t is in the interval."""
+        if y is None:
+            raise ValueError("guidance needs labels y: got None")
+        low, high = self.interval
+        on = (t >= low) & (t <= high)
+        return guided_velocity(
+            u, z, t, v, torch.where(on, y, self.null), self.null, self.omega, self.kappa, own
+        )
+
+
+@dataclass(frozen=True)
+class ClassifierFree:
+    r"""The field :math:`\omega\,u(z,r,t \mid y) + (1-\omega)\,u(z,r,t \mid \varnothing)`.
+
+    Classifier-free guidance at sampling time, for walking an instantaneous velocity: two
+    evaluations a call. Of an *average* velocity it is not the average of the guided field.
+    """
+
+    u: Field
+    null: int
+    omega: float
+
+    def __call__(
+        self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None, **cond: Tensor
+    ) -> Tensor:
+        """Evaluate the mixture; ``y`` is required."""
+        if y is None:
+            raise ValueError("classifier-free guidance needs labels y: got None")
+        with_y = self.u(z, r, t, y, **cond)
+        without = self.u(z, r, t, torch.full_like(y, self.null), **cond)
+        return self.omega * with_y + (1 - self.omega) * without

@@ -1,0 +1,115 @@
+r"""MeanFlow: :math:`L = E\,w\,\|u_\theta(z_t,r,t) - \mathrm{sg}[v - (t-r)\,\mathrm{d}u_\theta/\mathrm{d}t]\|^2`.
+
+Source: Geng, Deng, Bai, Kolter, He 2025, Algorithm 1 and equations 9 to 11, 19 to 22. The weight
+is :math:`w = \mathrm{sg}[(\|\cdot\|^2 + c)^{-p}]`. With :math:`v = \epsilon - x` the exact average
+velocity is a fixed point at ``p = 0``, because the target is affine in v.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from meanflow_lite.fields import Field
+from meanflow_lite.guidance import Guidance, LabelDropout
+from meanflow_lite.identity import Derivative, total_derivative
+from meanflow_lite.losses import adaptive_weight, squared_error
+from meanflow_lite.objectives.base import (
+    ANY,
+    INSTANT,
+    TO_DATA,
+    Context,
+    Domain,
+    Draw,
+    Loss,
+    SingleStage,
+)
+from meanflow_lite.objectives.velocities import CONDITIONAL, Velocity
+from meanflow_lite.paths import Ordered, PairLaw, ToData, bcast, count_equal, equal_rows
+
+
+@dataclass(frozen=True)
+class MeanFlow(SingleStage):
+    """Every setting of the paper and of the article's pipeline; the defaults are the paper's.
+
+    ``pair`` is the law of (r, t), ``p_equal`` the share of rows with r = t, ``p`` and ``c`` the
+    adaptive weight. ``target_velocity`` is regressed on and ``tangent_velocity`` differentiated
+    along. ``derivative`` is :func:`~meanflow_lite.identity.total_derivative` or
+    :func:`~meanflow_lite.identity.finite_difference`, with settings bound by ``partial``.
+
+    Raises:
+        ValueError: if the own velocity is the target and no row with r = t anchors it.
+    """
+
+    pair: PairLaw = Ordered()
+    p_equal: float = 0.75
+    p: float = 1.0
+    c: float = 1e-3
+    target_velocity: Velocity = CONDITIONAL
+    tangent_velocity: Velocity = CONDITIONAL
+    derivative: Derivative = total_derivative
+    stop_gradient: bool = True
+    guidance: Guidance | None = None
+    dropout: LabelDropout | None = None
+
+    def __post_init__(self) -> None:
+        count_equal(self.p_equal, 0)
+        if self.p_equal == 0 and self.target_velocity.name == "joint":
+            raise ValueError(
+                "joint training needs rows with r = t to learn its velocity: p_equal is 0"
+            )
+
+    @property
+    def domain(self) -> Domain:
+        """All jumps; only r = t if ``p_equal`` is 1; only to the data with ``ToData``."""
+        if self.p_equal == 1:
+            return INSTANT
+        return TO_DATA if isinstance(self.pair, ToData) else ANY
+
+    def draw(self, x: Tensor, y: Tensor | None, ctx: Context) -> Draw:
+        """Step 1 of the pipeline: eps, r and t, with the plain rows in front."""
+        eps = ctx.normal(x)
+        r, t = self.pair(lambda law: ctx.time(law, x))
+        n_equal = ctx.share(count_equal(self.p_equal, len(x) * ctx.parts))
+        if self.dropout is not None:
+            y = self.dropout(y, ctx.uniform(x.new_empty(len(x))))
+        return Draw(x=x, y=y, eps=eps, r=equal_rows(r, t, n_equal), t=t, n_equal=n_equal)
+
+    def __call__(self, u: Field, draw: Draw, ctx: Context) -> Loss:
+        """Steps 2 to 6. Only the rows with r < t pay for a derivative."""
+        plain, jump = draw.split()
+        errors = []
+        if len(plain.x):
+            predicted = u(plain.z, plain.t, plain.t, plain.y)
+            target = self._guide(u, plain, self.target_velocity.plain(u, plain, ctx), predicted)
+            errors.append(squared_error(predicted, target.detach()))
+        if len(jump.x):
+            errors.append(squared_error(*self.prediction_and_target(u, jump, ctx)))
+        error = torch.cat(errors)
+        watch = {
+            "error": error.detach(),
+            "velocity_error": error[: draw.n_equal].detach(),
+            "jump_error": error[draw.n_equal :].detach(),
+        }
+        return Loss(error * adaptive_weight(error, self.p, self.c), watch)
+
+    def prediction_and_target(
+        self, u: Field, rows: Draw, ctx: Context
+    ) -> tuple[Tensor, Tensor]:
+        r"""Steps 2 to 5: :math:`u_\theta` and :math:`v - (t - r)\,\mathrm{d}u_\theta/\mathrm{d}t`."""
+        v = self._guide(u, rows, self.target_velocity.jump(u, rows, ctx))
+        along = v
+        if self.tangent_velocity is not self.target_velocity:
+            along = self._guide(u, rows, self.tangent_velocity.jump(u, rows, ctx))
+        z = rows.z
+        predicted, dudt = self.derivative(
+            u, z, rows.r, rows.t, along, rows.y, detach=self.stop_gradient
+        )
+        return predicted, v - bcast(rows.t - rows.r, z) * dudt
+
+    def _guide(self, u: Field, rows: Draw, v: Tensor, own: Tensor | None = None) -> Tensor:
+        if self.guidance is None:
+            return v
+        return self.guidance(u, rows.z, rows.t, v, rows.y, own)

@@ -1,0 +1,64 @@
+"""Where the velocity in a target or a tangent comes from.
+
+The article takes :math:`v_t = v_\\theta(z_t, t)` from a pretrained or jointly trained network;
+the paper takes the conditional :math:`\\epsilon - x`. Each is a :class:`Velocity`: one rule for
+the plain rows (r = t), which anchor the field, and one for the jump rows (r < t).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from meanflow_lite.fields import Field
+from meanflow_lite.objectives.base import Context, Draw
+
+Rule = Callable[[Field, Draw, Context], Tensor]
+
+
+@dataclass(frozen=True)
+class Velocity:
+    """A source of velocities, ``[B, *data]``, for plain rows and for jump rows."""
+
+    name: str
+    plain: Rule
+    jump: Rule
+
+
+def _conditional(u: Field, rows: Draw, ctx: Context) -> Tensor:
+    return rows.v
+
+
+def _own(u: Field, rows: Draw, ctx: Context) -> Tensor:
+    with torch.no_grad():
+        return u(rows.z, rows.t, rows.t, rows.y)
+
+
+def _teacher(u: Field, rows: Draw, ctx: Context) -> Tensor:
+    if ctx.teacher is None:
+        raise ValueError(
+            "this objective takes its velocity from a teacher and there is none: train a flow "
+            "matching network first and pass it to the trainer as teacher"
+        )
+    with torch.no_grad():
+        return ctx.teacher(rows.z, rows.t, rows.t, rows.y)
+
+
+#: :math:`\epsilon - x`, known without any network: the paper's choice.
+CONDITIONAL = Velocity("conditional", _conditional, _conditional)
+#: The network's own :math:`u_\theta(z, t, t)`, detached; plain rows regress :math:`\epsilon - x`.
+JOINT = Velocity("joint", _conditional, _own)
+#: A pretrained flow matching network on all rows.
+TEACHER = Velocity("teacher", _teacher, _teacher)
+
+
+def exact(velocity: Callable[..., Tensor]) -> Velocity:
+    """The exact marginal velocity ``velocity(z, t, y)`` on all rows: for study."""
+
+    def rule(u: Field, rows: Draw, ctx: Context) -> Tensor:
+        return velocity(rows.z, rows.t, rows.y)
+
+    return Velocity("exact", rule, rule)

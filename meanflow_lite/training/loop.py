@@ -1,0 +1,236 @@
+"""The training loop: one for toys on a laptop and for latents on many GPUs.
+
+It knows an objective, a network and batches, and no method by name.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from meanflow_lite.data.batches import Batches, seeded
+from meanflow_lite.fields import Field
+from meanflow_lite.objectives.base import Context, Draw, Loss, Objective, trained
+from meanflow_lite.training.ema import Ema
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one run.
+
+    ``batch`` is the whole batch of one optimizer step, over all processes and ``accumulate``
+    micro-batches. ``warmup`` counts steps; ``cooldown`` is the share of the run over which the
+    learning rate falls linearly to zero at the end (0: constant, as published). ``ema`` holds
+    the rates of the sampling averages; the first is the one that is sampled from.
+    """
+
+    steps: int = 3000
+    batch: int = 512
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup: int = 0
+    cooldown: float = 0.0
+    clip: float | None = None
+    ema: tuple[float, ...] = (0.999,)
+    accumulate: int = 1
+    bf16: bool = False
+    compile: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be positive: got {self.lr}")
+        if not 0 <= self.cooldown <= 1:
+            raise ValueError(f"cooldown is a share of the run in [0, 1]: got {self.cooldown}")
+        if not self.ema:
+            raise ValueError("ema needs at least one rate; 0.0 keeps the last weights")
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of a step."""
+        up = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        tail = self.cooldown * self.steps
+        down = min(1.0, (self.steps - step) / tail) if tail else 1.0
+        return self.lr * up * down
+
+
+@dataclass(frozen=True)
+class Record:
+    """What happened in one step; ``watch`` holds means over the batch."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr: float
+    watch: dict[str, float]
+
+
+class Diverged(FloatingPointError):
+    """The loss is not finite; the weights are still those of the step before."""
+
+
+class LossModule(nn.Module):
+    """Network and objective as one module: what DDP wraps, always whole.
+
+    Calling the objective on the network *inside* a DDP wrapper skips the gradient
+    synchronization without an error.
+    """
+
+    def __init__(self, net: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.net = net
+        self.objective = objective
+
+    def forward(self, draw: Draw, ctx: Context) -> Loss:
+        """The loss of one part of a batch."""
+        return self.objective(self.net, draw, ctx)  # pyright: ignore[reportArgumentType]
+
+
+class Trainer:
+    """Network, optimizer and averages of one run, advanced step by step.
+
+    Under ``torchrun`` it wraps the loss in DDP; the result is that of one process at the same
+    whole batch. ``teacher`` is a field for objectives that need one. ``field`` is the network
+    to sample from: the first moving average, with the objective's domain attached.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        objective: Objective,
+        batches: Batches,
+        config: TrainConfig,
+        teacher: nn.Module | Field | None = None,
+    ) -> None:
+        self.net, self.objective, self.batches, self.config = net, objective, batches, config
+        self.teacher = teacher
+        self.step, self.stage = 0, objective.stage(0.0)
+        self.rank, self.world = 0, 1
+        if dist.is_initialized():
+            self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.parts = self.world * config.accumulate
+        if config.batch % self.parts:
+            raise ValueError(
+                f"the batch ({config.batch}) must divide into {self.world} processes times "
+                f"{config.accumulate} micro-batches"
+            )
+        self.device = next(net.parameters()).device
+        self.module = LossModule(net, objective)
+        self.call: nn.Module = self.module
+        if self.world > 1:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            self.call = DistributedDataParallel(self.module, device_ids=ids)
+        if config.compile:
+            self.call = torch.compile(self.call)  # pyright: ignore[reportAttributeAccessIssue]
+        self._start_stage()
+
+    def _start_stage(self) -> None:
+        groups: list[dict] = [{"params": list(self.net.parameters()), "scale": 1.0}]
+        if isinstance(self.objective, nn.Module) and list(self.objective.parameters()):
+            scale = getattr(self.objective, "lr_scale", 1.0)
+            groups.append({"params": list(self.objective.parameters()), "scale": scale})
+        self.optimizer = torch.optim.Adam(groups, lr=self.config.lr, betas=self.config.betas)
+        self.averages = [Ema(self.net, rate) for rate in self.config.ema]
+        rate = self.objective.target_ema
+        self.target = None if rate is None else Ema(self.net, rate)
+
+    @property
+    def field(self) -> nn.Module:
+        """The first moving average, with the domain that the objective trains."""
+        return trained(self.averages[0].net, self.objective.domain)
+
+    def run(self, until: int | None = None) -> Iterator[Record]:
+        """Advance to step ``until`` (default: the end), yielding after each step and its EMA.
+
+        Raises:
+            Diverged: if the loss is not finite.
+        """
+        until = self.config.steps if until is None else until
+        self.net.train()
+        while self.step < until:
+            yield self._advance()
+
+    def _context(self, part: int) -> Context:
+        progress = torch.tensor(self.step / self.config.steps)
+        u_ema = self.target.net if self.target else self.averages[0].net
+        generator = seeded(self.config.seed, self.step, 0)
+        return Context(u_ema, self.teacher, progress, generator, part, self.parts)  # pyright: ignore
+
+    def _advance(self) -> Record:
+        config = self.config
+        stage = self.objective.stage(self.step / config.steps)
+        if stage > self.stage:
+            self.stage = stage
+            self.teacher = copy.deepcopy(self.net).requires_grad_(False).eval()
+            self._start_stage()
+        lr = config.lr_at(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["scale"]
+        self.optimizer.zero_grad(set_to_none=True)
+        total, watch = 0.0, {}
+        for micro in range(config.accumulate):
+            loss = self._backward(micro)
+            total += float(loss.per_sample.detach().mean()) / config.accumulate
+            for name, values in loss.watch.items():
+                if len(values):
+                    watch.setdefault(name, []).append(float(values.float().mean()))
+        if not torch.isfinite(torch.tensor(total)):
+            raise Diverged(
+                f"the loss is {total} at step {self.step}; the weights are those before it. "
+                "Try a lower learning rate, clip, or bf16 instead of fp16"
+            )
+        parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
+        limit = float("inf") if config.clip is None else config.clip
+        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        self.optimizer.step()
+        for average in (*self.averages, *([self.target] if self.target else [])):
+            average.update(self.net)
+        self.step += 1
+        means = {name: sum(v) / len(v) for name, v in watch.items()}
+        return Record(self.step, total, float(norm), lr, means)
+
+    def _backward(self, micro: int) -> Loss:
+        config = self.config
+        part = self.rank * config.accumulate + micro
+        x, y = self.batches(self.step, config.batch, config.seed, part, self.parts)
+        x, y = x.to(self.device), None if y is None else y.to(self.device)
+        ctx = self._context(part)
+        draw = self.objective.draw(x, y, ctx)
+        last = micro == config.accumulate - 1
+        with ExitStack() as stack:
+            if isinstance(self.call, DistributedDataParallel) and not last:
+                stack.enter_context(self.call.no_sync())
+            stack.enter_context(
+                torch.autocast(self.device.type, torch.bfloat16) if config.bf16 else nullcontext()
+            )
+            loss = self.call(draw, replace(ctx, generator=None))
+        (loss.per_sample.mean() / config.accumulate).backward()
+        return loss
+
+
+def train(
+    net: nn.Module,
+    objective: Objective,
+    batches: Batches,
+    config: TrainConfig,
+    teacher: nn.Module | Field | None = None,
+) -> tuple[nn.Module, list[Record]]:
+    """Run to the end; return the field to sample from and the records of all steps."""
+    trainer = Trainer(net, objective, batches, config, teacher)
+    history: list[Record] = [*trainer.run()]
+    return trainer.field, history
+
+
+def curve(history: list[Record], name: str) -> Tensor:
+    """One watched value (or ``loss``, ``grad_norm``) over the steps, ``[steps]``."""
+    values = [getattr(h, name) if hasattr(h, name) else h.watch[name] for h in history]
+    return torch.tensor(values)
