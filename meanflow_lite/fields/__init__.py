@@ -1,0 +1,19 @@
+"""Fields: the protocol, and exact instantaneous and average velocities to test against."""
+
+from meanflow_lite.fields.base import Field, Velocity, instantaneous, velocity_of
+from meanflow_lite.fields.gaussian import Gaussian
+from meanflow_lite.fields.mixture import Guided, GaussianMixture
+from meanflow_lite.fields.product import ProductMixture
+from meanflow_lite.fields.solver import solve_average
+
+__all__ = [
+    "Field",
+    "Gaussian",
+    "GaussianMixture",
+    "Guided",
+    "ProductMixture",
+    "Velocity",
+    "instantaneous",
+    "solve_average",
+    "velocity_of",
+]

@@ -1,0 +1,120 @@
+"""What a field is, and the checks that every exact field makes at its entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from meanflow_lite.paths import check_times
+
+
+class Field(Protocol):
+    r""":math:`u(z_t, r, t) = \frac{1}{t-r}\int_r^t v(z_\tau, \tau)\,\mathrm{d}\tau`, or a model of it.
+
+    Closed forms, networks, their averages over training and guided mixtures are all fields.
+    """
+
+    def __call__(
+        self,
+        z: Float[Tensor, " b *d"],
+        r: Float[Tensor, " b"],
+        t: Float[Tensor, " b"],
+        y: Int[Tensor, " b"] | None = None,
+        **cond: Tensor,
+    ) -> Float[Tensor, " b *d"]:
+        """Shapes: ``z [B, *data]``, ``r, t [B]``, ``y [B]`` labels (the null label is the number
+        of classes; None for unlabelled data), each further condition ``[B]``."""
+        ...
+
+
+#: An instantaneous velocity ``v(z, t, y=None)``.
+Velocity = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Instantaneous:
+    """A velocity as a field that ignores r; see :func:`instantaneous`."""
+
+    v: Velocity
+
+    def __call__(
+        self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None, **cond: Tensor
+    ) -> Tensor:
+        """Evaluate ``v(z, t, y)``."""
+        return self.v(z, t, y, **cond)
+
+
+def instantaneous(v: Velocity) -> Field:
+    r"""The field :math:`u(z, r, t) = v(z, t)`: right at r = t, and wrong for any real jump."""
+    return Instantaneous(v)
+
+
+def velocity_of(u: Field) -> Velocity:
+    """The velocity :math:`v(z, t) = u(z, t, t)` inside a field (the limit of r to t)."""
+
+    def v(z: Tensor, t: Tensor, y: Tensor | None = None, **cond: Tensor) -> Tensor:
+        return u(z, t, t, y, **cond)
+
+    return v
+
+
+def check_call(
+    z: Tensor,
+    r: Tensor,
+    t: Tensor,
+    y: Tensor | None,
+    *,
+    dim: int,
+    num_classes: int | None,
+    cond: dict[str, Tensor],
+) -> None:
+    """Raise ``ValueError`` unless the arguments fit an exact field on ``[B, dim]`` data.
+
+    Shapes are always checked; values (NaN, r > t, labels) wherever tracing does not hide them.
+    """
+    if z.ndim != 2 or z.shape[1] != dim:
+        raise ValueError(f"z must have shape [B, {dim}]: got {tuple(z.shape)}")
+    if not z.is_floating_point():
+        raise ValueError(f"z must be a floating-point tensor: got {z.dtype}")
+    if _known(z.isnan().any()):
+        raise ValueError("z holds NaN: look for the first step that produced it")
+    for name, time in (("r", r), ("t", t)):
+        if time.shape != z.shape[:1]:
+            raise ValueError(
+                f"{name} must have shape [B] = [{z.shape[0]}]: got {tuple(time.shape)}"
+            )
+    if _known(((r < 0) | (r > t) | (t > 1) | r.isnan() | t.isnan()).any()):
+        check_times(r, t)
+    if cond:
+        raise ValueError(f"an exact field takes no further condition: got {sorted(cond)}")
+    if y is not None:
+        _check_labels(z, y, num_classes)
+
+
+def _check_labels(z: Tensor, y: Tensor, num_classes: int | None) -> None:
+    if num_classes is None:
+        raise ValueError("this distribution has no labels: pass y=None")
+    if y.shape != z.shape[:1] or y.is_floating_point():
+        raise ValueError(
+            f"y must be [B] = [{z.shape[0]}] integer labels: got {tuple(y.shape)} of {y.dtype}"
+        )
+    if _known(((y < 0) | (y > num_classes)).any()):
+        raise ValueError(
+            f"labels y must be 0 to {num_classes - 1}, or {num_classes} for the null label: "
+            f"got {int(y.min())} to {int(y.max())}"
+        )
+
+
+def _known(bad: Tensor) -> bool:
+    """The truth of ``bad``, or False where tracing hides its value (vmap, torch.compile)."""
+    if torch.compiler.is_compiling():
+        return False
+    try:
+        return bool(bad)
+    except RuntimeError:
+        return False

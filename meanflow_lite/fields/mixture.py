@@ -1,0 +1,212 @@
+"""Gaussian mixtures in any dimension, with labels and guidance: v exact, u by the solver."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from meanflow_lite.fields.base import check_call
+from meanflow_lite.fields.solver import solve_average
+from meanflow_lite.paths import bcast
+
+
+class GaussianMixture:
+    r"""Data :math:`x \sim \sum_k w_k N(\mu_k, s_k^2 I)` in any dimension, under the linear path.
+
+    Component k of :math:`z_t` is :math:`N((1-t)\mu_k, s_{k,t}^2 I)` with
+    :math:`s_{k,t}^2 = (1-t)^2 s_k^2 + t^2`. With ``labels``, y selects the components of its
+    class; the null label ``num_classes``, and None, select all.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[float] | Tensor,
+        means: Sequence[Sequence[float]] | Tensor,
+        stds: Sequence[float] | Tensor,
+        labels: Sequence[int] | Tensor | None = None,
+        steps: int = 16,
+    ) -> None:
+        """``weights, stds [K]``, ``means [K, D]``, ``labels [K]`` the class of each component.
+
+        ``steps`` of the solver: see :meth:`average`.
+        """
+        self.weights, self.means, self.stds = (
+            torch.as_tensor(table, dtype=torch.float64) for table in (weights, means, stds)
+        )
+        k = len(self.weights)
+        if self.weights.ndim != 1 or self.stds.shape != (k,) or self.means.shape[:-1] != (k,):
+            raise ValueError(
+                "weights and stds must be [K] and means [K, D]: got "
+                f"{[tuple(table.shape) for table in (self.weights, self.stds, self.means)]}"
+            )
+        if not bool((self.weights > 0).all() & (self.weights.sum() - 1).abs().lt(1e-6)):
+            raise ValueError(f"weights must be positive and sum to 1: got {self.weights.tolist()}")
+        if not bool((self.stds > 0).all() & self.means.isfinite().all()):
+            raise ValueError("means must be finite and stds positive")
+        self.dim = self.means.shape[1]
+        self.steps = steps
+        self.labels = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
+        self.num_classes = None if self.labels is None else int(self.labels.max()) + 1
+        if self.labels is not None and self.labels.shape != (k,):
+            raise ValueError(f"labels must be [K] = [{k}]: got {tuple(self.labels.shape)}")
+
+    def sample(
+        self, n: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """``n`` float32 rows ``[n, D]``, and their labels ``[n]`` (None without labels)."""
+        k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        noise = torch.randn(n, self.dim, generator=generator, dtype=torch.float64)
+        x = (self.means[k] + self.stds[k, None] * noise).float()
+        return x, None if self.labels is None else self.labels[k]
+
+    def velocity(
+        self,
+        z: Float[Tensor, " b d"],
+        t: Float[Tensor, " b"],
+        y: Int[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, " b d"]:
+        r""":math:`v(z, t) = \sum_k P(k \mid z) \left[-\mu_k + (z - (1-t)\mu_k)
+        \frac{t - (1-t)s_k^2}{s_{k,t}^2}\right]`, the posterior mean of eps - x; ``[B, D]``."""
+        check_call(z, t, t, y, dim=self.dim, num_classes=self.num_classes, cond={})
+        return self._velocity(z.double(), t.double(), y).to(z)
+
+    def average(
+        self,
+        z: Float[Tensor, " b d"],
+        r: Float[Tensor, " b"],
+        t: Float[Tensor, " b"],
+        y: Int[Tensor, " b"] | None = None,
+        **cond: Tensor,
+    ) -> Float[Tensor, " b d"]:
+        """The average of :meth:`velocity` by :func:`solve_average`; ``[B, D]``.
+
+        Raises ``ValueError`` on input that does not fit.
+        """
+        check_call(z, r, t, y, dim=self.dim, num_classes=self.num_classes, cond=cond)
+        return self.solve(self._velocity, z, r, t, y)
+
+    def velocity_variance(
+        self,
+        z: Float[Tensor, " b d"],
+        t: Float[Tensor, " b"],
+        y: Int[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, " b"]:
+        r""":math:`\mathrm{tr\,Cov}(\epsilon - x \mid z_t = z)
+        = \sum_k P(k \mid z)\left[D s_k^2 / s_{k,t}^2 + \|v_k - v\|^2\right]`, in each row.
+
+        The floor of flow matching: :math:`E\|v_\theta - (\epsilon - x)\|^2` is
+        :math:`E\|v_\theta - v\|^2` plus its expectation.
+        """
+        check_call(z, t, t, y, dim=self.dim, num_classes=self.num_classes, cond={})
+        state, time = z.double(), t.double()
+        share, slope, var = self._posterior(state, time, y)
+        mean, v = self.means.to(z.device), self._velocity(state, time, y)
+        keep = 1 - time[:, None]
+        v_k = slope[..., None] * (state[:, None] - keep[..., None] * mean) - mean  # [B, K, D]
+        spread = (v_k - v[:, None]).square().sum(-1)
+        return (share * (self.dim * self.stds.to(z.device) ** 2 / var + spread)).sum(1).to(z)
+
+    def solve(self, velocity, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """The average of a float64 ``velocity`` on this data's time scale, in the dtype of z."""
+        u = solve_average(
+            velocity,
+            z.double(),
+            r.double(),
+            t.double(),
+            y,
+            steps=self.steps,
+            scale=float(self.stds.min()),
+        )
+        return u.to(z)
+
+    def _posterior(self, z: Tensor, t: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """P(k | z, y), the slope of v_k in z, and s_{k,t}^2; each ``[B, K]``."""
+        mean, data_var = self.means.to(z.device), self.stds.to(z.device) ** 2
+        keep, time = 1 - t[:, None], t[:, None]
+        var = keep**2 * data_var + time**2
+        # |z - (1 - t) mu|^2 expanded, so that memory is [B, K] and not [B, K, D].
+        distance = (
+            z.square().sum(1, keepdim=True)
+            - 2 * keep * (z @ mean.T)
+            + keep**2 * mean.square().sum(1)
+        )
+        logits = self.weights.to(z.device).log() - 0.5 * (distance / var + self.dim * var.log())
+        if y is not None and self.labels is not None:
+            chosen = (self.labels.to(z.device) == y[:, None]) | (y[:, None] == self.num_classes)
+            logits = logits.masked_fill(~chosen, -torch.inf)
+        return logits.softmax(1), (time - keep * data_var) / var, var
+
+    def _velocity(self, z: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        share, slope, _ = self._posterior(z, t, y)
+        weight = share * (1 + (1 - t[:, None]) * slope)
+        return (share * slope).sum(1, keepdim=True) * z - weight @ self.means.to(z.device)
+
+
+class Guided:
+    r"""The guided field of a labeled mixture, and its exact average.
+
+    :math:`v^\omega(z, t \mid y) = \omega\,v(z, t \mid y) + (1 - \omega)\,v(z, t)` for t in
+    ``t_range``, and :math:`v(z, t \mid y)` outside (Geng et al. 2025, section 4.2). Its average
+    is not the same mix of averages: guidance bends the trajectory. Rows with the null label are
+    not guided.
+    """
+
+    def __init__(
+        self, mixture: GaussianMixture, omega: float, t_range: tuple[float, float] = (0.0, 1.0)
+    ) -> None:
+        if mixture.num_classes is None:
+            raise ValueError("guidance needs a mixture with labels: this one has none")
+        low, high = t_range
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"t_range must satisfy 0 <= low < high <= 1: got {t_range}")
+        self.mixture, self.omega, self.t_range = mixture, omega, t_range
+        self.dim, self.num_classes = mixture.dim, mixture.num_classes
+        self.sample = mixture.sample
+
+    def velocity(
+        self, z: Float[Tensor, " b d"], t: Float[Tensor, " b"], y: Int[Tensor, " b"] | None = None
+    ) -> Float[Tensor, " b d"]:
+        """The guided velocity; ``[B, D]``."""
+        check_call(z, t, t, y, dim=self.dim, num_classes=self.num_classes, cond={})
+        return self._velocity(z.double(), t.double(), y).to(z)
+
+    def average(
+        self,
+        z: Float[Tensor, " b d"],
+        r: Float[Tensor, " b"],
+        t: Float[Tensor, " b"],
+        y: Int[Tensor, " b"] | None = None,
+        **cond: Tensor,
+    ) -> Float[Tensor, " b d"]:
+        """The average of the guided velocity, by the solver on each side of ``t_range``."""
+        check_call(z, r, t, y, dim=self.dim, num_classes=self.num_classes, cond=cond)
+        if self.t_range == (0.0, 1.0):
+            return self.mixture.solve(self._guided, z, r, t, y)
+        low, high = self.t_range
+        upper = torch.where(t <= high, t, torch.where(r >= high, r, high))
+        lower = torch.where(r >= low, r, torch.where(t <= low, t, low))
+        lower = torch.minimum(lower, upper)
+        plain = self.mixture._velocity
+        state, walked = z, torch.zeros_like(z)
+        for v, start, stop in (
+            (plain, t, upper),
+            (self._guided, upper, lower),
+            (plain, lower, r),
+        ):
+            step = bcast(start - stop, z) * self.mixture.solve(v, state, stop, start, y)
+            state, walked = state - step, walked + step
+        here = self.mixture.solve(self._velocity, z, t, t, y)
+        gap = bcast(t - r, z)
+        return torch.where(gap > 0, walked / torch.where(gap > 0, gap, 1.0), here)
+
+    def _guided(self, z: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        without = self.mixture._velocity(z, t, None)
+        return without + self.omega * (self.mixture._velocity(z, t, y) - without)
+
+    def _velocity(self, z: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        low, high = self.t_range
+        on = bcast((t >= low) & (t <= high), z)
+        return torch.where(on, self._guided(z, t, y), self.mixture._velocity(z, t, y))
