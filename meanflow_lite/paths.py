@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -62,6 +62,7 @@ def check_times(r: Tensor, t: Tensor) -> None:
         )
 
 
+@runtime_checkable
 class TimeLaw(Protocol):
     """A law of one time on [0, 1]: maps standard uniforms and normals to times."""
 
@@ -109,6 +110,7 @@ def count_equal(p_equal: float, n: int) -> int:
     return round(p_equal * n)
 
 
+@runtime_checkable
 class PairLaw(Protocol):
     """A law of the two ends ``r <= t`` of a jump."""
 

@@ -7,7 +7,7 @@ the same rows that :class:`~meanflow_lite.objectives.base.Context` draws noise f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 Batch = tuple[Tensor, Tensor | None]
 
 
+@runtime_checkable
 class Batches(Protocol):
     """``batches(step, size, seed, part, parts) -> (x, y)``, rows ``part::parts`` of the batch."""
 
@@ -25,6 +26,7 @@ class Batches(Protocol):
         ...
 
 
+@runtime_checkable
 class Distribution(Protocol):
     """Anything that can be sampled."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -13,8 +13,9 @@ from torch import Tensor
 from meanflow_lite.paths import check_times
 
 
+@runtime_checkable
 class Field(Protocol):
-    r""":math:`u(z_t, r, t) = \frac{1}{t-r}\int_r^t v(z_\tau, \tau)\,\mathrm{d}\tau`, or a model of it.
+    r""":math:`u(z_t, r, t) = \frac{1}{t-r}\int_r^t v(z_\tau, \tau)\,\mathrm{d}\tau`, or a model.
 
     Closed forms, networks, their averages over training and guided mixtures are all fields.
     """
@@ -27,8 +28,11 @@ class Field(Protocol):
         y: Int[Tensor, " b"] | None = None,
         **cond: Tensor,
     ) -> Float[Tensor, " b *d"]:
-        """Shapes: ``z [B, *data]``, ``r, t [B]``, ``y [B]`` labels (the null label is the number
-        of classes; None for unlabelled data), each further condition ``[B]``."""
+        """Return ``[B, *data]`` like ``z``; ``r, t`` and each further condition are ``[B]``.
+
+        ``y [B]`` holds labels: the null label is the number of classes, and None means
+        unlabeled data.
+        """
         ...
 
 
@@ -83,6 +87,14 @@ def check_call(
         raise ValueError(f"z must be a floating-point tensor: got {z.dtype}")
     if _known(z.isnan().any()):
         raise ValueError("z holds NaN: look for the first step that produced it")
+    _check_interval(z, r, t)
+    if cond:
+        raise ValueError(f"an exact field takes no further condition: got {sorted(cond)}")
+    if y is not None:
+        _check_labels(z, y, num_classes)
+
+
+def _check_interval(z: Tensor, r: Tensor, t: Tensor) -> None:
     for name, time in (("r", r), ("t", t)):
         if time.shape != z.shape[:1]:
             raise ValueError(
@@ -90,10 +102,6 @@ def check_call(
             )
     if _known(((r < 0) | (r > t) | (t > 1) | r.isnan() | t.isnan()).any()):
         check_times(r, t)
-    if cond:
-        raise ValueError(f"an exact field takes no further condition: got {sorted(cond)}")
-    if y is not None:
-        _check_labels(z, y, num_classes)
 
 
 def _check_labels(z: Tensor, y: Tensor, num_classes: int | None) -> None:
