@@ -2,7 +2,7 @@
 
 from meanflow_lite.fields.base import Field, Velocity, instantaneous, velocity_of
 from meanflow_lite.fields.gaussian import Gaussian
-from meanflow_lite.fields.mixture import Guided, GaussianMixture
+from meanflow_lite.fields.mixture import GaussianMixture, Guided
 from meanflow_lite.fields.product import ProductMixture
 from meanflow_lite.fields.solver import solve_average
 

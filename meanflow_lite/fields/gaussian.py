@@ -69,7 +69,7 @@ class Gaussian:
     def velocity_variance(
         self, z: Float[Tensor, " b d"], t: Float[Tensor, " b"], y: Tensor | None = None
     ) -> Float[Tensor, " b"]:
-        r""":math:`\mathrm{tr\,Cov}(\epsilon - x \mid z_t = z) = \sum_d s_d^2/s_{t,d}^2`, in each row."""
+        r""":math:`\mathrm{tr\,Cov}(\epsilon - x \mid z_t) = \sum_d s_d^2/s_{t,d}^2`; ``[B]``."""
         check_call(z, t, t, y, dim=self.dim, num_classes=None, cond={})
         var, b = self.std.to(z) ** 2, bcast(t, z)
         return (var / ((1 - b) ** 2 * var + b**2)).sum(1)

@@ -47,6 +47,9 @@ class GaussianMixture:
         if not bool((self.stds > 0).all() & self.means.isfinite().all()):
             raise ValueError("means must be finite and stds positive")
         self.dim = self.means.shape[1]
+        # One number stands for equal widths: then variances are [B, 1] and not [B, K].
+        same = bool((self.stds == self.stds[0]).all())
+        self._data_var = self.stds[:1] ** 2 if same else self.stds**2
         self.steps = steps
         self.labels = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
         self.num_classes = None if self.labels is None else int(self.labels.max()) + 1
@@ -69,7 +72,8 @@ class GaussianMixture:
         y: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, " b d"]:
         r""":math:`v(z, t) = \sum_k P(k \mid z) \left[-\mu_k + (z - (1-t)\mu_k)
-        \frac{t - (1-t)s_k^2}{s_{k,t}^2}\right]`, the posterior mean of eps - x; ``[B, D]``."""
+        \frac{t - (1-t)s_k^2}{s_{k,t}^2}\right]`, the posterior mean of eps - x; ``[B, D]``.
+        """
         check_call(z, t, t, y, dim=self.dim, num_classes=self.num_classes, cond={})
         return self._velocity(z.double(), t.double(), y).to(z)
 
@@ -102,12 +106,12 @@ class GaussianMixture:
         """
         check_call(z, t, t, y, dim=self.dim, num_classes=self.num_classes, cond={})
         state, time = z.double(), t.double()
-        share, slope, var = self._posterior(state, time, y)
+        share, slope, ratio = self._posterior(state, time, y)
         mean, v = self.means.to(z.device), self._velocity(state, time, y)
         keep = 1 - time[:, None]
         v_k = slope[..., None] * (state[:, None] - keep[..., None] * mean) - mean  # [B, K, D]
         spread = (v_k - v[:, None]).square().sum(-1)
-        return (share * (self.dim * self.stds.to(z.device) ** 2 / var + spread)).sum(1).to(z)
+        return (share * (self.dim * ratio + spread)).sum(1).to(z)
 
     def solve(self, velocity, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         """The average of a float64 ``velocity`` on this data's time scale, in the dtype of z."""
@@ -123,8 +127,8 @@ class GaussianMixture:
         return u.to(z)
 
     def _posterior(self, z: Tensor, t: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """P(k | z, y), the slope of v_k in z, and s_{k,t}^2; each ``[B, K]``."""
-        mean, data_var = self.means.to(z.device), self.stds.to(z.device) ** 2
+        """P(k | z, y) ``[B, K]``; the slope of v_k in z and s_k^2 / s_{k,t}^2, ``[B, K or 1]``."""
+        mean, data_var = self.means.to(z.device), self._data_var.to(z.device)
         keep, time = 1 - t[:, None], t[:, None]
         var = keep**2 * data_var + time**2
         # |z - (1 - t) mu|^2 expanded, so that memory is [B, K] and not [B, K, D].
@@ -137,7 +141,7 @@ class GaussianMixture:
         if y is not None and self.labels is not None:
             chosen = (self.labels.to(z.device) == y[:, None]) | (y[:, None] == self.num_classes)
             logits = logits.masked_fill(~chosen, -torch.inf)
-        return logits.softmax(1), (time - keep * data_var) / var, var
+        return logits.softmax(1), (time - keep * data_var) / var, data_var / var
 
     def _velocity(self, z: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         share, slope, _ = self._posterior(z, t, y)

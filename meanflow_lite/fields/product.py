@@ -42,7 +42,7 @@ class ProductMixture:
         means: Sequence[Sequence[float]] | Tensor,
         stds: Sequence[Sequence[float]] | Tensor,
     ) -> None:
-        """Three ``[D, K]`` tables: weights (>= 0, a row sums to 1; pad with 0), means, stds (> 0)."""
+        """Three ``[D, K]`` tables: weights (>= 0, rows sum to 1; pad with 0), means, stds."""
         self.weights, self.means, self.stds = (
             torch.as_tensor(table, dtype=torch.float64) for table in (weights, means, stds)
         )
@@ -69,7 +69,7 @@ class ProductMixture:
         return (self.means.gather(1, k) + self.stds.gather(1, k) * noise).T.float(), None
 
     def cdf(self, z: Float[Tensor, " b d"], t: Float[Tensor, " b"]) -> Float[Tensor, " b d"]:
-        r""":math:`F_t(z) = \sum_k w_k \Phi\big((z - (1-t)\mu_k)/s_{k,t}\big)` in each coordinate."""
+        r""":math:`F_t(z) = \sum_k w_k \Phi\big((z - (1-t)\mu_k)/s_{k,t}\big)`, per coordinate."""
         check_call(z, t, t, None, dim=self.dim, num_classes=None, cond={})
         lower = torch.ones_like(z, dtype=torch.float64)
         return self._log_tail(z.double(), t.double(), lower).exp().to(z)
@@ -150,7 +150,7 @@ class ProductMixture:
         return (1 - b) * mean, (1 - b) ** 2 * std**2 + b**2
 
     def _log_density(self, z: Tensor, t: Tensor) -> Tensor:
-        """log of w_k N(z; m_k, s_k^2), ``[B, D, K]``."""
+        """Log of w_k N(z; m_k, s_k^2), ``[B, D, K]``."""
         mean, var = self._components(z, t)
         log_normal = -0.5 * ((z[..., None] - mean) ** 2 / var + var.log() + math.log(2 * math.pi))
         return self.weights.to(z.device).log() + log_normal
@@ -169,7 +169,7 @@ class ProductMixture:
         return (share * v_k).sum(-1)
 
     def _log_tail(self, z: Tensor, t: Tensor, side: Tensor) -> Tensor:
-        """log F_t(z) where ``side`` is 1, log (1 - F_t(z)) where it is -1; ``[B, D]``."""
+        """Log F_t(z) where ``side`` is 1, log (1 - F_t(z)) where it is -1; ``[B, D]``."""
         mean, var = self._components(z, t)
         score = side[..., None] * (z[..., None] - mean) / var.sqrt()
         return torch.logsumexp(self.weights.to(z.device).log() + log_ndtr(score), -1)

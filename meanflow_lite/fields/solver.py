@@ -10,8 +10,8 @@ from torch import Tensor
 from meanflow_lite.fields.base import Velocity
 from meanflow_lite.paths import bcast
 
-_A = [row[:i].tolist() for i, row in enumerate(DOP853.A[: DOP853.n_stages])]
-_B = DOP853.B.tolist()
+_A = [torch.from_numpy(row[:i].copy()) for i, row in enumerate(DOP853.A[: DOP853.n_stages])]
+_B = torch.from_numpy(DOP853.B.copy())
 _C = DOP853.C[: DOP853.n_stages].tolist()
 
 
@@ -25,7 +25,7 @@ def solve_average(
     steps: int,
     scale: float,
 ) -> Float[Tensor, " b *d"]:
-    r""":math:`u = \frac{1}{t-r}\int_r^t v\,\mathrm{d}\tau` as the weighted mean of stage velocities.
+    r""":math:`u = \frac{1}{t-r}\int_r^t v\,\mathrm{d}\tau`, a weighted mean of stage velocities.
 
     The coefficients are those of Dormand and Prince's method of order 8 (Hairer, Norsett &
     Wanner 1993). A step covers the share :math:`q_j` of the jump, and
@@ -50,13 +50,17 @@ def solve_average(
         h = bcast(gap * share, z)
         slopes: list[Tensor] = []
         for row, c in zip(_A, _C, strict=True):
-            shift = sum((a * k for a, k in zip(row, slopes, strict=True) if a), torch.zeros_like(z))
-            slopes.append(v(z - h * shift, t - gap * (done + c * share), y))
-        slope = sum((b * k for b, k in zip(_B, slopes, strict=True) if b), torch.zeros_like(z))
+            stage = z - h * _combine(row, slopes) if slopes else z
+            slopes.append(v(stage, t - gap * (done + c * share), y))
+        slope = _combine(_B, slopes)
         z = z - h * slope
         total = total + bcast(share, z) * slope
         done = done + share
     return total
+
+
+def _combine(coefficients: Tensor, slopes: list[Tensor]) -> Tensor:
+    return torch.tensordot(coefficients.to(slopes[0]), torch.stack(slopes), 1)
 
 
 def _shares(r: Tensor, t: Tensor, steps: int, scale: float) -> Tensor:
