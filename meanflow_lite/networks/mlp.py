@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from meanflow_lite.networks.embedding import TIMES
 
+
 class MLP(nn.Module):
     r""":math:`u_\theta(z, r, t, y)` from the flat state, features of the times, and a label.
 
@@ -30,12 +31,15 @@ class MLP(nn.Module):
         num_classes: int = 0,
         conditioning: Sequence[str] = ("t", "t-r"),
         frequencies: int = 3,
+        velocity_head: bool = False,
     ) -> None:
         super().__init__()
         self.dim = dim
         self.num_classes = num_classes
         if not conditioning or not set(conditioning) <= TIMES.keys():
-            raise ValueError(f"conditioning names some of {tuple(TIMES)}: got {tuple(conditioning)}")
+            raise ValueError(
+                f"conditioning names some of {tuple(TIMES)}: got {tuple(conditioning)}"
+            )
         self.conditioning = tuple(conditioning)
         scales = 2.0 ** torch.arange(frequencies) * math.pi / 2
         self.register_buffer("scales", scales, persistent=False)
@@ -44,8 +48,11 @@ class MLP(nn.Module):
         self.first = nn.Linear(inputs, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.last = nn.Linear(width, dim)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.velocity = nn.Linear(width, dim) if velocity_head else None
+        for layer in (self.last, self.velocity):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     def forward(
         self,
@@ -55,6 +62,18 @@ class MLP(nn.Module):
         y: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, " b *d"]:
         """Evaluate the field."""
+        return self.last(self._trunk(z, r, t, y)).reshape(z.shape)
+
+    def with_velocity(
+        self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """U and the second output, an auxiliary velocity v; built with ``velocity_head``."""
+        if self.velocity is None:
+            raise ValueError("this network has no velocity head: build it with velocity_head=True")
+        h = self._trunk(z, r, t, y)
+        return self.last(h).reshape(z.shape), self.velocity(h).reshape(z.shape)
+
+    def _trunk(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         flat = z.flatten(1)
         if flat.shape[1] != self.dim:
             raise ValueError(f"this network has dim {self.dim}: got a state {tuple(z.shape)}")
@@ -67,4 +86,4 @@ class MLP(nn.Module):
             h = h + self.label(null if y is None else y)
         for layer in self.hidden:
             h = layer(nn.functional.silu(h))
-        return self.last(nn.functional.silu(h)).reshape(z.shape)
+        return nn.functional.silu(h)

@@ -1,4 +1,6 @@
-r"""MeanFlow: :math:`L = E\,w\,\|u_\theta(z_t,r,t) - \mathrm{sg}[v - (t-r)\,\mathrm{d}u_\theta/\mathrm{d}t]\|^2`.
+r"""MeanFlow, with :math:`\mathrm{d}/\mathrm{d}t` along the flow:
+
+.. math:: L = E\,w\,\|u_\theta(z_t,r,t) - \mathrm{sg}[v - (t-r)\mathrm{d}u_\theta/\mathrm{d}t]\|^2.
 
 Source: Geng, Deng, Bai, Kolter, He 2025, Algorithm 1 and equations 9 to 11, 19 to 22. The weight
 is :math:`w = \mathrm{sg}[(\|\cdot\|^2 + c)^{-p}]`. With :math:`v = \epsilon - x` the exact average
@@ -9,13 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from meanflow_lite.fields import Field
 from meanflow_lite.guidance import Guidance, LabelDropout
 from meanflow_lite.identity import Derivative, total_derivative
 from meanflow_lite.losses import adaptive_weight, squared_error
+from meanflow_lite.objectives.anchored import anchored_error, draw_anchored
 from meanflow_lite.objectives.base import (
     ANY,
     INSTANT,
@@ -27,7 +29,7 @@ from meanflow_lite.objectives.base import (
     SingleStage,
 )
 from meanflow_lite.objectives.velocities import CONDITIONAL, Velocity
-from meanflow_lite.paths import Ordered, PairLaw, ToData, bcast, count_equal, equal_rows
+from meanflow_lite.paths import Ordered, PairLaw, ToData, bcast, count_equal
 
 
 @dataclass(frozen=True)
@@ -70,35 +72,24 @@ class MeanFlow(SingleStage):
 
     def draw(self, x: Tensor, y: Tensor | None, ctx: Context) -> Draw:
         """Step 1 of the pipeline: eps, r and t, with the plain rows in front."""
-        eps = ctx.normal(x)
-        r, t = self.pair(lambda law: ctx.time(law, x))
-        n_equal = ctx.share(count_equal(self.p_equal, len(x) * ctx.parts))
-        if self.dropout is not None:
-            y = self.dropout(y, ctx.uniform(x.new_empty(len(x))))
-        return Draw(x=x, y=y, eps=eps, r=equal_rows(r, t, n_equal), t=t, n_equal=n_equal)
+        return draw_anchored(x, y, ctx, self.pair, self.p_equal, self.dropout)
 
     def __call__(self, u: Field, draw: Draw, ctx: Context) -> Loss:
         """Steps 2 to 6. Only the rows with r < t pay for a derivative."""
-        plain, jump = draw.split()
-        errors = []
-        if len(plain.x):
-            predicted = u(plain.z, plain.t, plain.t, plain.y)
-            target = self._guide(u, plain, self.target_velocity.plain(u, plain, ctx), predicted)
-            errors.append(squared_error(predicted, target.detach()))
-        if len(jump.x):
-            errors.append(squared_error(*self.prediction_and_target(u, jump, ctx)))
-        error = torch.cat(errors)
-        watch = {
-            "error": error.detach(),
-            "velocity_error": error[: draw.n_equal].detach(),
-            "jump_error": error[draw.n_equal :].detach(),
-        }
+        error, watch = anchored_error(
+            draw,
+            lambda rows: self._plain_error(u, rows, ctx),
+            lambda rows: squared_error(*self.prediction_and_target(u, rows, ctx)),
+        )
         return Loss(error * adaptive_weight(error, self.p, self.c), watch)
 
-    def prediction_and_target(
-        self, u: Field, rows: Draw, ctx: Context
-    ) -> tuple[Tensor, Tensor]:
-        r"""Steps 2 to 5: :math:`u_\theta` and :math:`v - (t - r)\,\mathrm{d}u_\theta/\mathrm{d}t`."""
+    def _plain_error(self, u: Field, rows: Draw, ctx: Context) -> Tensor:
+        predicted = u(rows.z, rows.t, rows.t, rows.y)
+        target = self._guide(u, rows, self.target_velocity.plain(u, rows, ctx), predicted)
+        return squared_error(predicted, target.detach())
+
+    def prediction_and_target(self, u: Field, rows: Draw, ctx: Context) -> tuple[Tensor, Tensor]:
+        r"""Steps 2 to 5: :math:`u_\theta` and :math:`v - (t-r)\,\mathrm{d}u_\theta/\mathrm{d}t`."""
         v = self._guide(u, rows, self.target_velocity.jump(u, rows, ctx))
         along = v
         if self.tangent_velocity is not self.target_velocity:

@@ -1,7 +1,7 @@
-"""Where the velocity in a target or a tangent comes from.
+r"""Where the velocity in a target or a tangent comes from.
 
-The article takes :math:`v_t = v_\\theta(z_t, t)` from a pretrained or jointly trained network;
-the paper takes the conditional :math:`\\epsilon - x`. Each is a :class:`Velocity`: one rule for
+The article takes :math:`v_t = v_\theta(z_t, t)` from a pretrained or jointly trained network;
+the paper takes the conditional :math:`\epsilon - x`. Each is a :class:`Velocity`: one rule for
 the plain rows (r = t), which anchor the field, and one for the jump rows (r < t).
 """
 

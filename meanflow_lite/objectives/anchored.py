@@ -1,0 +1,56 @@
+r"""What the jump methods share: rows with r = t that anchor the field by flow matching.
+
+Their loss reads :math:`E_{r=t}\|u_\theta(z,t,t) - (\epsilon - x)\|^2 + E_{r<t}[\ldots]`, and
+each method is what stands in the second bracket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from meanflow_lite.fields import Field
+from meanflow_lite.guidance import LabelDropout
+from meanflow_lite.losses import squared_error
+from meanflow_lite.objectives.base import Context, Draw
+from meanflow_lite.paths import PairLaw, count_equal, equal_rows
+
+
+def draw_anchored(
+    x: Tensor,
+    y: Tensor | None,
+    ctx: Context,
+    pair: PairLaw,
+    p_equal: float,
+    dropout: LabelDropout | None = None,
+) -> Draw:
+    """Draw eps, r and t; the first rows, a share ``p_equal`` of the whole batch, have r = t."""
+    eps = ctx.normal(x)
+    r, t = pair(lambda law: ctx.time(law, x))
+    n_equal = ctx.share(count_equal(p_equal, len(x) * ctx.parts))
+    if dropout is not None:
+        y = dropout(y, ctx.uniform(x.new_empty(len(x))))
+    return Draw(x=x, y=y, eps=eps, r=equal_rows(r, t, n_equal), t=t, n_equal=n_equal)
+
+
+def velocity_error(u: Field, rows: Draw) -> Tensor:
+    r""":math:`\|u_\theta(z_t, r, t) - (\epsilon - x)\|^2`, ``[B]``: flow matching at r = t."""
+    return squared_error(u(rows.z, rows.r, rows.t, rows.y), rows.v)
+
+
+Rule = Callable[[Draw], Tensor]
+
+
+def anchored_error(draw: Draw, plain: Rule, jump: Rule) -> tuple[Tensor, dict[str, Tensor]]:
+    """Errors ``[B]``, plain rows by ``plain`` and the others by ``jump``; and what to watch."""
+    first, second = draw.split()
+    errors = [rule(rows) for rule, rows in ((plain, first), (jump, second)) if len(rows.x)]
+    error = torch.cat(errors)
+    watch = {
+        "error": error.detach(),
+        "velocity_error": error[: draw.n_equal].detach(),
+        "jump_error": error[draw.n_equal :].detach(),
+    }
+    return error, watch

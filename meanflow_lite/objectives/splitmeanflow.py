@@ -1,0 +1,55 @@
+r"""SplitMeanFlow: with :math:`s = (1-\lambda)t + \lambda r`,
+
+.. math:: L = E\,\|u_\theta(z_t,r,t)
+          - \mathrm{sg}[(1-\lambda)u_\theta(z_s,r,s) + \lambda u_\theta(z_t,s,t)]\|^2
+
+and :math:`z_s = z_t - (t-s)\,u_\theta(z_t,s,t)`, and flow
+matching at r = t. Source: Guo et al. 2025 (arXiv 2507.16884). The first term holds exactly on the
+average of *any* velocity (a constant, for one): the rows with r = t choose which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from meanflow_lite.fields import Field
+from meanflow_lite.guidance import LabelDropout
+from meanflow_lite.losses import squared_error
+from meanflow_lite.objectives.anchored import anchored_error, draw_anchored, velocity_error
+from meanflow_lite.objectives.base import ANY, Context, Domain, Draw, Loss, SingleStage
+from meanflow_lite.paths import Ordered, PairLaw, bcast
+
+
+@dataclass(frozen=True)
+class SplitMeanFlow(SingleStage):
+    """No derivative: one jump against two, split at a uniform share lambda of the interval."""
+
+    pair: PairLaw = Ordered()
+    p_equal: float = 0.5
+    dropout: LabelDropout | None = None
+    domain: Domain = ANY
+
+    def draw(self, x: Tensor, y: Tensor | None, ctx: Context) -> Draw:
+        """Draw eps, r, t and lambda."""
+        draw = draw_anchored(x, y, ctx, self.pair, self.p_equal, self.dropout)
+        return replace(draw, extra={"lambda": ctx.uniform(draw.t)})
+
+    def __call__(self, u: Field, draw: Draw, ctx: Context) -> Loss:
+        """Three evaluations on the jump rows, two of them without a graph."""
+        error, watch = anchored_error(
+            draw, lambda rows: velocity_error(u, rows), lambda rows: self.split_error(u, rows)
+        )
+        return Loss(error, watch)
+
+    def split_error(self, u: Field, rows: Draw) -> Tensor:
+        """The squared defect of the splitting, ``[B]``."""
+        share, z = rows.extra["lambda"], rows.z
+        s = (1 - share) * rows.t + share * rows.r
+        w = bcast(share, z)
+        with torch.no_grad():
+            near = u(z, s, rows.t, rows.y)
+            far = u(z - bcast(rows.t - s, z) * near, rows.r, s, rows.y)
+        return squared_error(u(z, rows.r, rows.t, rows.y), (1 - w) * far + w * near)
