@@ -1,7 +1,7 @@
 r"""Self-attention with timm's parameters and three ways through: fused, explicit, with a tangent.
 
-The fused kernel of `scaled_dot_product_attention` has no forward-mode derivative. It is used wherever
-no forward-mode derivative is being taken; under `torch.func.jvp` (or an open dual level of
+The fused kernel of `scaled_dot_product_attention` has no forward-mode derivative. It is used
+wherever no forward-mode derivative is being taken; under `torch.func.jvp` (or an open dual level of
 `torch.autograd.forward_ad`) the same product is written out with an explicit softmax.
 """
 
@@ -14,7 +14,7 @@ from meanflow_lite.networks.tangent import Dual, affine
 
 
 def under_forward_mode() -> bool:
-    """Whether a forward-mode derivative is being taken here (`torch.func.jvp` opens such a level)."""
+    """Whether a forward-mode derivative is being taken, by `torch.func.jvp` for example."""
     return forward_ad._current_level >= 0
 
 
@@ -25,14 +25,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
-def attend_tangent(qkv: tuple[Tensor, ...], dqkv: tuple[Tensor, ...]) -> Tensor:
-    r""":math:`do = dp\,v + p\,dv, \; dp = J_{\mathrm{softmax}}(dq\,k^\top + q\,dk^\top)/\sqrt d`."""
-    (q, k, v), (dq, dk, dv) = qkv, dqkv
-    p = _weights(q, k)
-    ds = (dq @ k.mT + q @ dk.mT) * q.shape[-1] ** -0.5
-    # softmax has a symmetric Jacobian, so its backward kernel is also its forward-mode kernel
+def attend_tangent(q: Dual, k: Dual, v: Dual) -> Tensor:
+    r""":math:`do = dp\,v + p\,dv`, where :math:`dp = J\,(dq\,k^\top + q\,dk^\top) / \sqrt d`.
+
+    Matrices are [B * heads, N, d], :math:`J` is the Jacobian of softmax: symmetric, so that its
+    backward kernel is its forward-mode kernel.
+    """
+    assert q.tangent is not None and k.tangent is not None and v.tangent is not None
+    scale = q.primal.shape[-1] ** -0.5
+    p = _weights(q.primal, k.primal)
+    ds = torch.bmm(q.tangent, k.primal.mT)
+    ds = torch.baddbmm(ds, q.primal, k.tangent.mT, beta=scale, alpha=scale)
     dp = torch.ops.aten._softmax_backward_data(ds.to(p.dtype), p, -1, p.dtype)
-    return dp @ v + p @ dv
+    return torch.baddbmm(torch.bmm(dp, v.primal), p, v.tangent)
 
 
 def _weights(q: Tensor, k: Tensor) -> Tensor:
@@ -54,15 +59,20 @@ class Attention(nn.Module):
         """Tokens [B, N, C] to tokens [B, N, C]."""
         qkv = affine(self.qkv, x)
         q, k, v = self._split(qkv.primal)
-        o = self._join(attend(q, k, v))
+        o = attend(q, k, v).transpose(1, 2).flatten(2)
         if qkv.tangent is None:
             return affine(self.proj, Dual(o))
         with torch.no_grad():
-            do = self._join(attend_tangent((q, k, v), self._split(qkv.tangent)))
+            batched = zip(self._batch(qkv.primal), self._batch(qkv.tangent), strict=True)
+            do = attend_tangent(*(Dual(*pair) for pair in batched))
+            do = do.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
         return affine(self.proj, Dual(o, do))
 
     def _split(self, qkv: Tensor) -> tuple[Tensor, ...]:
+        """[B, N, 3 C] to queries, keys and values [B, heads, N, d]."""
         return qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
-    def _join(self, o: Tensor) -> Tensor:
-        return o.transpose(1, 2).flatten(2)
+    def _batch(self, qkv: Tensor) -> tuple[Tensor, ...]:
+        """The same as matrices [B * heads, N, d] in one copy, where `bmm` would copy each."""
+        heads = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
+        return heads.flatten(1, 2).unbind(0)

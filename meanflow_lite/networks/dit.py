@@ -4,14 +4,23 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from timm.layers import Mlp, PatchEmbed
+from timm.layers.mlp import Mlp
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from meanflow_lite.networks.attention import Attention, under_forward_mode
 from meanflow_lite.networks.embedding import Conditioning, frequencies
-from meanflow_lite.networks.tangent import Dual, affine, chunk, gated_sum, gelu, modulated_norm, silu
+from meanflow_lite.networks.tangent import (
+    Dual,
+    affine,
+    chunk,
+    gated_sum,
+    gelu,
+    modulated_norm,
+    silu,
+)
 
 
 @dataclass(frozen=True)
@@ -48,20 +57,28 @@ class DiTConfig:
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
         if self.image_size % self.patch_size:
-            raise ValueError(f"patch_size must divide image_size={self.image_size}, got {self.patch_size}")
+            raise ValueError(
+                f"patch_size must divide image_size={self.image_size}, got {self.patch_size}"
+            )
         if self.width % 4 or self.width % self.heads:
-            raise ValueError(f"width must be a multiple of 4 and of heads={self.heads}, got {self.width}")
+            raise ValueError(
+                f"width must be a multiple of 4 and of heads={self.heads}, got {self.width}"
+            )
         if not 0 <= self.aux_head_depth <= self.depth:
-            raise ValueError(f"aux_head_depth must lie in [0, depth={self.depth}], got {self.aux_head_depth}")
+            raise ValueError(
+                f"aux_head_depth must lie in [0, depth={self.depth}], got {self.aux_head_depth}"
+            )
 
 
 class Block(nn.Module):
-    r"""Transformer block: :math:`x + g_1 A(n_1(x))`, then :math:`x + g_2 M(n_2(x))`, all modulated by `c`."""
+    r"""Transformer block: :math:`x + g_1 A(n_1(x))`, then :math:`x + g_2 M(n_2(x))`."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.attn = Attention(width, heads)
-        self.mlp = Mlp(width, 4 * width, act_layer=lambda: nn.GELU(approximate="tanh"))
+        self.mlp = Mlp(
+            width, 4 * width
+        )  # for its two layers: `gelu` is applied here, with its rule
         self.modulation = nn.Linear(width, 6 * width)
 
     def forward(self, x: Dual, c: Dual) -> Dual:
@@ -73,7 +90,7 @@ class Block(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Modulated normalization and a linear map from tokens [B, N, C] to patches [B, N, p * p * channels]."""
+    """Modulated normalization and a linear map from tokens to patches [B, N, p * p * channels]."""
 
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
@@ -87,7 +104,7 @@ class FinalLayer(nn.Module):
 
 
 class DiT(nn.Module):
-    r"""Field :math:`u_\theta(z, r, t \mid y)` with adaLN-Zero conditioning: :math:`u_\theta \equiv 0` at the start.
+    r"""Field :math:`u_\theta(z, r, t \mid y)`; adaLN-Zero: :math:`u_\theta \equiv 0` at first.
 
     Args:
         config: the sizes; see `PRESETS` and `build` in `meanflow_lite.networks.presets`.
@@ -135,7 +152,7 @@ class DiT(nn.Module):
         y: Int[Tensor, " b"] | None = None,
         **cond: Float[Tensor, " b"],
     ) -> Float[Tensor, " b c h w"]:
-        """Average velocity from `t` down to `r` at `z`; `y` None means the null class for every row.
+        """Average velocity from `t` down to `r` at `z`; `y` None is the null class for every row.
 
         Raises:
             ValueError: shapes, labels or conditions that do not fit the network; activation
@@ -155,7 +172,7 @@ class DiT(nn.Module):
         y: Int[Tensor, " b"] | None = None,
         **cond: Float[Tensor, " b"],
     ) -> tuple[Float[Tensor, " b c h w"], Float[Tensor, " b c h w"]]:
-        r"""Both :math:`u` and :math:`\partial_z u\,dz + \partial_r u\,dr + \partial_t u\,dt` in one pass.
+        r""":math:`u` and :math:`\partial_z u\,dz + \partial_r u\,dr + \partial_t u\,dt`, one pass.
 
         Equal to `torch.func.jvp` of `forward`, with the derivative detached: gradients flow through
         `u` alone, and the derivative stores nothing for the backward pass.
@@ -175,7 +192,7 @@ class DiT(nn.Module):
         y: Int[Tensor, " b"] | None = None,
         **cond: Float[Tensor, " b"],
     ) -> tuple[Float[Tensor, " b c h w"], Float[Tensor, " b c h w"]]:
-        """Average velocity `u` and, from the auxiliary head, instantaneous velocity `v` at `(z, t)`.
+        """Average velocity `u` and, from the auxiliary head, the instantaneous velocity `v`.
 
         Raises:
             ValueError: the network has no such head; otherwise as `forward`.
@@ -183,7 +200,9 @@ class DiT(nn.Module):
         Source: improved MeanFlow (arXiv 2512.02012).
         """
         if not self.config.aux_head_depth:
-            raise ValueError("this network has no velocity head: build it with aux_head_depth of at least 1")
+            raise ValueError(
+                "this network has no velocity head: build it with aux_head_depth of at least 1"
+            )
         x, c = self._embed(Dual(z), Dual(r), Dual(t), y, cond)
         split = self.config.depth - self.config.aux_head_depth
         trunk = self._walk(self.blocks[:split], x, c)
@@ -191,23 +210,30 @@ class DiT(nn.Module):
         v = self.velocity_layer(self._walk(self.velocity_blocks, trunk, c), c)
         return self._unpatchify(u.primal), self._unpatchify(v.primal)
 
-    def _embed(self, z: Dual, r: Dual, t: Dual, y: Tensor | None, cond: dict[str, Tensor]) -> tuple[Dual, Dual]:
+    def _embed(
+        self, z: Dual, r: Dual, t: Dual, y: Tensor | None, cond: dict[str, Tensor]
+    ) -> tuple[Dual, Dual]:
         self._check(z.primal, r.primal, t.primal, y, cond)
-        x = self.x_embedder(z.primal) + self.pos_embed
+        # timm's patches lie channels first in memory; left so, every later layer pays for it
+        x = (self.x_embedder(z.primal) + self.pos_embed).contiguous()
         c = silu(self.conditioning.push(r, t, y, cond))
         if z.tangent is None:
             return Dual(x), c
         with torch.no_grad():
             dx = F.conv2d(z.tangent, self.x_embedder.proj.weight, stride=self.config.patch_size)
-        return Dual(x, dx.flatten(2).mT.to(x.dtype)), c
+        return Dual(x, dx.flatten(2).mT.to(x.dtype).contiguous()), c
 
-    def _check(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None, cond: dict[str, Tensor]) -> None:
+    def _check(
+        self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None, cond: dict[str, Tensor]
+    ) -> None:
         size, channels = self.config.image_size, self.config.channels
         if z.shape[1:] != (channels, size, size):
             raise ValueError(f"z must be [B, {channels}, {size}, {size}], got {tuple(z.shape)}")
         for name, value in {"r": r, "t": t, "y": y, **cond}.items():
             if value is not None and value.shape != z.shape[:1]:
-                raise ValueError(f"{name} must be [B] with B = {z.shape[0]}, got {tuple(value.shape)}")
+                raise ValueError(
+                    f"{name} must be [B] with B = {z.shape[0]}, got {tuple(value.shape)}"
+                )
 
     def _walk(self, blocks: nn.ModuleList, x: Dual, c: Dual) -> Dual:
         for block in blocks:
@@ -224,11 +250,11 @@ class DiT(nn.Module):
 
 
 def _checkpointed(block: nn.Module, x: Dual, c: Dual) -> Dual:
-    """`block(x, c)`, its activations recomputed in the backward pass; tangents are pushed only once."""
+    """`block(x, c)` with activations recomputed in the backward pass; tangents pushed only once."""
     if under_forward_mode():
         raise ValueError(
-            "activation checkpointing has no forward-mode derivative: its recomputation runs outside of "
-            "torch.func.jvp. Build the network with checkpoint=False, or use forward_with_tangent"
+            "activation checkpointing has no forward-mode derivative: it recomputes outside of "
+            "torch.func.jvp. Build with checkpoint=False, or call forward_with_tangent"
         )
     tangents = [(x.tangent, c.tangent)]  # taken by the forward pass: the recomputation finds none
     pushed: list[Tensor | None] = []
@@ -245,7 +271,7 @@ def _checkpointed(block: nn.Module, x: Dual, c: Dual) -> Dual:
 
 
 def position_features(side: int, width: int) -> Float[Tensor, " 1 n c"]:
-    """Fixed sine and cosine features of the token grid: a half for the column, a half for the row."""
+    """Fixed sines and cosines of the token grid: one half for the column, one half for the row."""
     position = torch.arange(side, dtype=torch.float64)
     angle = position[:, None] * frequencies(width // 2, position)
     axis = torch.cat([angle.sin(), angle.cos()], dim=-1)

@@ -1,4 +1,4 @@
-r"""What a network is told besides `z`: times, label and further conditions, as one vector [B, C]."""
+r"""What a network is told besides `z`: times, label, further conditions; one vector [B, C]."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,10 +22,10 @@ def frequencies(features: int, like: Tensor) -> Tensor:
 
 
 class TimestepEmbedder(nn.Module):
-    r"""A number per row to a vector: :math:`W_2\,\mathrm{silu}(W_1 [\cos(w s), \sin(w s)] + b_1) + b_2`.
+    r"""A number :math:`s` to :math:`W_2\,\mathrm{silu}(W_1 [\cos(w s), \sin(w s)] + b_1) + b_2`.
 
     The number is used as it is: times lie in [0, 1] and are *not* multiplied by 1000, which would
-    make :math:`\partial_t u`, and with it the MeanFlow target, a thousand times steeper in its input.
+    make the network, and with it :math:`\partial_t u`, a thousand times steeper in its input.
 
     Args:
         width: size of the output.
@@ -69,7 +69,8 @@ class TimestepEmbedder(nn.Module):
         if s.tangent is None:
             return Dual(y)
         with torch.no_grad():
-            return Dual(y, (torch.cat([-sin, cos], dim=-1) * (s.tangent[:, None] * w.repeat(2))).to(dtype))
+            slope = torch.cat([-sin, cos], dim=-1) * w.repeat(2)
+            return Dual(y, (slope * s.tangent[:, None]).to(dtype))
 
 
 class Conditioning(nn.Module):
@@ -99,12 +100,18 @@ class Conditioning(nn.Module):
     ) -> None:
         super().__init__()
         if not times or len(set(times)) != len(times) or not set(times) <= TIMES.keys():
-            raise ValueError(f"times must be distinct names out of {tuple(TIMES)}, got {tuple(times)}")
+            raise ValueError(
+                f"times must be distinct names out of {tuple(TIMES)}, got {tuple(times)}"
+            )
         if num_classes is not None and num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, or None for no labels, got {num_classes}")
+            raise ValueError(
+                f"num_classes must be at least 1, or None for no labels, got {num_classes}"
+            )
         self.num_classes = num_classes
         self.times = nn.ModuleDict({name: TimestepEmbedder(width, features) for name in times})
-        self.conditions = nn.ModuleDict({name: TimestepEmbedder(width, features) for name in conditions})
+        self.conditions = nn.ModuleDict(
+            {name: TimestepEmbedder(width, features) for name in conditions}
+        )
         if num_classes is not None:
             self.labels = nn.Embedding(num_classes + 1, width)
             nn.init.normal_(self.labels.weight, std=0.02)
@@ -116,10 +123,10 @@ class Conditioning(nn.Module):
         y: Int[Tensor, " b"] | None = None,
         cond: Mapping[str, Float[Tensor, " b"]] | None = None,
     ) -> Float[Tensor, " b c"]:
-        """Times, labels (None: the null class for all) and further conditions [B] to vectors [B, C].
+        """Times, labels (None: the null class for all), further conditions [B] to vectors [B, C].
 
         Raises:
-            ValueError: labels for a network without, or conditions other than those it was built with.
+            ValueError: labels for a network without, or other conditions than it was built with.
         """
         return self.push(Dual(r), Dual(t), y, cond).primal
 
@@ -128,22 +135,30 @@ class Conditioning(nn.Module):
         cond = cond or {}
         if cond.keys() != set(self.conditions):
             raise ValueError(
-                f"this network takes the conditions {sorted(self.conditions)}, got {sorted(cond)}: build it "
-                "with conditions=(...) to match, or bind them with functools.partial(net, omega=...)"
+                f"this network takes the conditions {sorted(self.conditions)}, got {sorted(cond)}: "
+                "build it with conditions=(...), or bind them: functools.partial(net, omega=...)"
             )
-        embedded = [self.times[name].push(_combine(r, t, *TIMES[name])) for name in self.times]
-        c = sum((e.primal for e in embedded[1:]), embedded[0].primal)
-        c = sum((embed(cond[name]) for name, embed in self.conditions.items()), c)
+        embedded = [embed.push(_combine(r, t, *TIMES[name])) for name, embed in self._timed()]
+        c = torch.stack([e.primal for e in embedded]).sum(0)
+        for name, embed in self.conditions.items():
+            c = c + embed(cond[name])
         if self.num_classes is not None:
             c = c + self.labels(self._or_null(y, r.primal))
         elif y is not None:
-            raise ValueError("y was given to a network without labels: pass y=None or build with num_classes")
+            raise ValueError(
+                "y was given to a network without labels: pass None or set num_classes"
+            )
         tangents = [e.tangent for e in embedded if e.tangent is not None]
-        return Dual(c, sum(tangents[1:], tangents[0]) if tangents else None)
+        return Dual(c, torch.stack(tangents).sum(0) if tangents else None)
+
+    def _timed(self) -> list[tuple[str, TimestepEmbedder]]:
+        return list(self.times.items())  # pyright: ignore[reportReturnType]
 
     def _or_null(self, y: Tensor | None, like: Tensor) -> Tensor:
         if y is None:
-            return torch.full(like.shape, self.num_classes or 0, dtype=torch.long, device=like.device)
+            return torch.full(
+                like.shape, self.num_classes or 0, dtype=torch.long, device=like.device
+            )
         return y
 
 

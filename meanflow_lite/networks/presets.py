@@ -23,7 +23,7 @@ PRESETS: dict[str, DiTConfig] = {
 
 
 def build(name: str, **overrides: object) -> DiT:
-    """A freshly initialized DiT of the preset `name`, fields of its `DiTConfig` replaced by `overrides`.
+    """A freshly initialized DiT: the preset `name`, fields of its config replaced by `overrides`.
 
     Raises:
         ValueError: unknown preset or field.
@@ -33,6 +33,7 @@ def build(name: str, **overrides: object) -> DiT:
     unknown = overrides.keys() - DiTConfig.__dataclass_fields__.keys()
     if unknown:
         raise ValueError(
-            f"DiTConfig has no field {sorted(unknown)}: choose from {list(DiTConfig.__dataclass_fields__)}"
+            f"DiTConfig has no field {sorted(unknown)}: "
+            f"choose from {list(DiTConfig.__dataclass_fields__)}"
         )
     return DiT(replace(PRESETS[name], **overrides))  # pyright: ignore[reportArgumentType]

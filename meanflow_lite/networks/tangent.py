@@ -1,8 +1,8 @@
 r"""Values that carry a detached directional derivative: the rules behind the fast MeanFlow step.
 
-A `Dual` is a value and its derivative along one direction. Each rule below takes duals to duals, and
-a network written in these rules is written once: without tangents it is an ordinary network (reverse
-mode, forward mode and `torch.compile` all apply), with tangents it returns :math:`u` and
+A `Dual` is a value and its derivative along one direction. Each rule below takes duals to duals,
+and a network written in these rules is written once: without tangents it is an ordinary network
+(reverse mode, forward mode and `torch.compile` all apply), with tangents it returns :math:`u` and
 :math:`du/dt` from one pass.
 
 Two observations make this cheaper than general forward-mode differentiation:
@@ -30,13 +30,13 @@ class Dual(NamedTuple):
     tangent: Tensor | None = None
 
 
-def affine(layer: nn.Linear, x: Dual) -> Dual:
+def affine(layer: nn.Module, x: Dual) -> Dual:
     r""":math:`y = W x + b, \; dy = W\,dx`."""
     y = layer(x.primal)
     if x.tangent is None:
         return Dual(y)
     with torch.no_grad():
-        return Dual(y, F.linear(x.tangent, layer.weight))
+        return Dual(y, F.linear(x.tangent, layer.weight))  # pyright: ignore[reportArgumentType]
 
 
 def gelu(x: Dual) -> Dual:
@@ -58,7 +58,7 @@ def silu(x: Dual) -> Dual:
 
 
 def modulated_norm(x: Dual, shift: Dual, scale: Dual, eps: float = 1e-6) -> Dual:
-    r"""Adaptive layer normalization :math:`y = (1 + s)\,\hat x + b`, `x` [B, N, C], `s, b` [B, 1, C].
+    r"""Adaptive normalization :math:`y = (1 + s)\,\hat x + b`, `x` [B, N, C], `s, b` [B, 1, C].
 
     :math:`dy = (1 + s)\,d\hat x + \hat x\,ds + db` with
     :math:`d\hat x = (dx - \overline{dx} - \hat x\,\overline{\hat x\,dx}) / \sigma`.
@@ -92,4 +92,7 @@ def chunk(x: Dual, chunks: int) -> list[Dual]:
     primals = x.primal.unsqueeze(1).chunk(chunks, dim=-1)
     if x.tangent is None:
         return [Dual(p) for p in primals]
-    return [Dual(p, d) for p, d in zip(primals, x.tangent.unsqueeze(1).chunk(chunks, dim=-1), strict=True)]
+    return [
+        Dual(p, d)
+        for p, d in zip(primals, x.tangent.unsqueeze(1).chunk(chunks, dim=-1), strict=True)
+    ]
