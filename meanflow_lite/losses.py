@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def squared_error(a: Float[Tensor, " b *d"], b: Float[Tensor, " b *d"]) -> Float[Tensor, " b"]:
+def squared_error(a: Float[Tensor, " b *d"], b: Float[Tensor, " ..."]) -> Float[Tensor, " b"]:
     r""":math:`\ell_i = \sum_d (a_{id} - b_{id})^2`: a sum over data dimensions, not a mean.
 
     With a mean, the constant ``c`` of :func:`adaptive_weight` would be ``D`` times larger
@@ -17,7 +17,9 @@ def squared_error(a: Float[Tensor, " b *d"], b: Float[Tensor, " b *d"]) -> Float
         ValueError: if the shapes differ (broadcasting would hide a bug).
     """
     if a.shape != b.shape:
-        raise ValueError(f"prediction and target differ in shape: {tuple(a.shape)}, {tuple(b.shape)}")
+        raise ValueError(
+            f"prediction and target differ in shape: {tuple(a.shape)}, {tuple(b.shape)}"
+        )
     return (a - b).square().flatten(1).sum(1)
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def bcast(t: Float[Tensor, " b"], z: Float[Tensor, " b *d"]) -> Tensor:
+def bcast(t: Tensor, z: Tensor) -> Tensor:
     """View ``t`` of shape ``[B]`` as ``[B, 1, ..., 1]`` so that it multiplies ``z`` row by row.
 
     Raises:
@@ -30,7 +30,7 @@ def bcast(t: Float[Tensor, " b"], z: Float[Tensor, " b *d"]) -> Tensor:
 
 
 def interpolate(
-    x: Float[Tensor, " b *d"], eps: Float[Tensor, " b *d"], t: Float[Tensor, " b"]
+    x: Float[Tensor, " b *d"], eps: Float[Tensor, " ..."], t: Float[Tensor, " b"]
 ) -> Float[Tensor, " b *d"]:
     r""":math:`z_t = (1 - t) x + t \epsilon`, the linear path (Lipman et al. 2023; Liu et al. 2023).
 
