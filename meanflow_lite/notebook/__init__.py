@@ -1,0 +1,35 @@
+"""What chapters use: figures with alt text, static sliders, checked exercises, cited numbers."""
+
+from meanflow_lite.notebook.claims import all_published, published, results, settings
+from meanflow_lite.notebook.exercises import EXERCISES, Exercise, Verdict, check, exercise
+from meanflow_lite.notebook.sliders import slider, triangle_slider
+from meanflow_lite.notebook.style import (
+    COLORS,
+    DIVERGING,
+    SEQUENTIAL,
+    panels,
+    say,
+    setup,
+    show,
+)
+
+__all__ = [
+    "COLORS",
+    "DIVERGING",
+    "EXERCISES",
+    "SEQUENTIAL",
+    "Exercise",
+    "Verdict",
+    "all_published",
+    "check",
+    "exercise",
+    "panels",
+    "published",
+    "results",
+    "say",
+    "settings",
+    "setup",
+    "show",
+    "slider",
+    "triangle_slider",
+]

@@ -1,0 +1,1 @@
+"""The exercises of each chapter: right answers, the mistakes people make, and what to say."""

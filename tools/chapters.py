@@ -1,0 +1,164 @@
+"""The conventions of a chapter, as checks that return sentences: what is wrong, and where."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from nbformat import NotebookNode
+
+from tools.notebooks import BEGIN, END, INLINE, SOURCES, read, tags
+
+LONGEST_CELL = 45  # lines; longer code belongs in the library, with a test
+HEADINGS = ("## Summary", "## References")
+MYST = {
+    "a MyST role": re.compile(r"\{[a-z:\-]+\}`"),
+    "a MyST directive": re.compile(r"^\s*(?:```+|:::+|~~~+)\s*\{", re.M),
+    "a MyST target": re.compile(r"^\([\w\-]+\)=", re.M),
+    "a substitution": re.compile(r"\{\{"),
+}
+_FENCE = re.compile(r"^(```+|~~~+).*?^\1\s*$", re.M | re.S)
+_DISPLAY = re.compile(r"\$\$(.+?)\$\$", re.S)
+_TAG = re.compile(r"\\tag\{(\d+\.\d+[a-z]?)\}")
+_REFERENCE = re.compile(r"\((\d+\.\d+[a-z]?)\)")
+_HIDDEN = [
+    _FENCE,
+    _DISPLAY,
+    re.compile(r"`+[^`]*`+"),
+    re.compile(r"\$[^$\n]+\$"),
+    re.compile(r"\]\([^)\s]*\)"),  # the address of a link
+    re.compile(r"https?://\S+"),
+    re.compile(r"<!--.*?-->", re.S),
+]
+_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+|\s?%)")
+
+
+def _plain(text: str) -> str:
+    for pattern in _HIDDEN:
+        text = pattern.sub(" ", text)
+    return text
+
+
+def prose(text: str) -> str:
+    """``text`` without code, mathematics, addresses and references to equations."""
+    return _REFERENCE.sub(" ", _plain(text))
+
+
+def equation_tags(source: Path) -> list[str]:
+    """The numbers of the equations of a chapter, in order."""
+    markdown = [c.source for c in read(source) if c.cell_type == "markdown"]
+    return [t for text in markdown for t in _TAG.findall(text)]
+
+
+def _lint_markdown(text: str, chapter: str) -> Iterator[str]:
+    bare = _FENCE.sub(" ", text)
+    for name, pattern in MYST.items():
+        found = pattern.search(text if "directive" in name else _plain(bare))
+        if found:
+            yield f"{name} (plain Markdown only): {found.group(0).strip()!r}"
+    for equation in _DISPLAY.findall(bare):
+        found = _TAG.findall(equation)
+        if len(found) != 1 or int(found[0].split(".")[0]) != int(chapter):
+            yield f"an equation needs one \\tag{{{int(chapter)}.n}}: {equation.strip()[:50]!r}"
+    for number in _NUMBER.findall(prose(text)):
+        yield f"the number {number.strip()!r} stands in prose: print it from a cell tagged `say`"
+    if re.search(r"!\[\s*\]\(", bare) or re.search(r"<img(?![^>]*\balt=\"\w)", bare):
+        yield "an image without alt text"
+
+
+def _lint_code(cells: list[NotebookNode]) -> Iterator[str]:
+    for n, cell in enumerate(cells):
+        first = cell.source.strip().splitlines()[0] if cell.source.strip() else "(empty)"
+        marks = tags(cell)
+        if len(cell.source.splitlines()) > LONGEST_CELL:
+            yield f"the cell starting {first!r} is longer than {LONGEST_CELL} lines"
+        if "say" in marks and "say(" not in cell.source:
+            yield f"the cell starting {first!r} is tagged `say` and does not call say()"
+        if "exercise" in marks and not any(mark in cell.source for mark in (BEGIN, INLINE)):
+            yield f"the exercise {first!r} has no {BEGIN} ... {END}, nor {INLINE}"
+        if "exercise" in marks and "check" not in [
+            t for c in cells[n + 1 : n + 2] for t in tags(c)
+        ]:
+            yield f"the exercise {first!r} is not followed by a code cell tagged `check`"
+        if cell.source.count("show(") - cell.source.count("def show(") > 1:
+            yield f"the cell starting {first!r} shows more than one figure"
+
+
+def lint_source(source: Path) -> list[str]:
+    """Departures of a source from the conventions of CONTRIBUTING.md."""
+    cells = read(source)
+    chapter = source.stem[:2]
+    markdown = [c.source for c in cells if c.cell_type == "markdown"]
+    code = [c for c in cells if c.cell_type == "code"]
+    problems: list[str] = []
+    if cells[0].cell_type != "markdown" or not cells[0].source.startswith("# "):
+        problems.append("the first cell must be the title, `# ...`")
+    if sum(line.startswith("# ") for t in markdown for line in _FENCE.sub("", t).splitlines()) != 1:
+        problems.append("exactly one heading of the first level")
+    whole = "\n".join(markdown)
+    problems += [f"no heading {h!r}" for h in HEADINGS if f"\n{h}\n" not in f"\n{whole}\n"]
+    for text in markdown:
+        problems += _lint_markdown(text, chapter)
+    problems += _lint_code(code)
+    if not any(re.search(r"^\s*assert\b", c.source, re.M) for c in code):
+        problems.append("no cell asserts anything")
+    own = equation_tags(source)
+    problems += [
+        f"\\tag{{{t}}} is used twice" for t in sorted({t for t in own if own.count(t) > 1})
+    ]
+    everywhere = {t for p in SOURCES.glob("[0-9]*.md") for t in equation_tags(p)}
+    for text in markdown:
+        problems += [
+            f"equation ({t}) is referred to and does not exist"
+            for t in _REFERENCE.findall(_plain(text))
+            if t not in everywhere
+        ]
+    return problems
+
+
+_VARIES = {
+    "an address": re.compile(r"\bat 0x[0-9a-f]{6,}"),
+    "a wall time": re.compile(r"\b\d+(\.\d+)?\s?(it/s|s/it)\b"),
+    "a path of this machine": re.compile(r"(/home/|/tmp/|/Users/|[A-Z]:\\\\)"),
+}
+
+
+def _text(output: NotebookNode) -> str:
+    data = output.get("data", {})
+    parts = [output.get("text", ""), data.get("text/plain", ""), data.get("text/markdown", "")]
+    return "\n".join(parts)
+
+
+def _lint_output(cell: NotebookNode, output: NotebookNode) -> Iterator[str]:
+    if output.output_type == "error":
+        yield f"{cell.id} raised {output.get('ename')}"
+    if output.get("name") == "stderr":
+        yield f"{cell.id} writes to stderr: {output.text.strip().splitlines()[-1][:80]!r}"
+    for name, pattern in _VARIES.items():
+        found = pattern.search(_text(output))
+        if found:
+            yield f"{cell.id} prints {name}, which differs from run to run: {found.group(0)!r}"
+    data = output.get("data", {})
+    if "image/png" in data and not output.metadata.get("image/png", {}).get("alt"):
+        yield f"{cell.id} has a figure without alt text: display it with show(fig, alt=...)"
+    if "image/svg+xml" in data or "application/vnd.plotly.v1+json" in data:
+        yield f"{cell.id} has an output whose text differs from run to run; use show() or slider()"
+
+
+def lint_notebook(book: NotebookNode) -> list[str]:
+    """Departures of an executed notebook: errors, warnings, outputs that vary, missing alt text."""
+    problems: list[str] = []
+    for cell in book.cells:
+        outputs = cell.get("outputs", [])
+        if cell.cell_type == "code" and cell.execution_count is None:
+            problems.append(f"{cell.id} was not executed")
+        if sum("image/png" in o.get("data", {}) for o in outputs) > 1:
+            problems.append(f"{cell.id} shows more than one figure; give each its own cell")
+        for output in outputs:
+            problems += _lint_output(cell, output)
+    ids = re.findall(r'class="mf-slider" id="([^"]+)"', str(book))
+    problems += [
+        f"slider id {i!r} is used twice" for i in sorted({i for i in ids if ids.count(i) > 1})
+    ]
+    return problems
