@@ -1,5 +1,13 @@
 """Training: the loop, moving averages, checkpoints, several processes."""
 
+from meanflow_lite.training.checkpoint import (
+    CheckpointError,
+    Mismatch,
+    checkpoints,
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+)
 from meanflow_lite.training.ema import Ema
 from meanflow_lite.training.loop import (
     Diverged,
@@ -11,4 +19,19 @@ from meanflow_lite.training.loop import (
     train,
 )
 
-__all__ = ["Diverged", "Ema", "LossModule", "Record", "TrainConfig", "Trainer", "curve", "train"]
+__all__ = [
+    "CheckpointError",
+    "Diverged",
+    "Ema",
+    "LossModule",
+    "Mismatch",
+    "Record",
+    "TrainConfig",
+    "Trainer",
+    "checkpoints",
+    "curve",
+    "load_checkpoint",
+    "read_checkpoint",
+    "save_checkpoint",
+    "train",
+]

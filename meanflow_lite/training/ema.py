@@ -27,7 +27,8 @@ class Ema:
         """Move towards the weights of ``net``; buffers are copied."""
         decay = min(self.rate, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        mine, theirs = list(self.net.parameters()), list(net.parameters())
+        mine: list[torch.Tensor] = [*self.net.parameters()]
+        theirs: list[torch.Tensor] = [*net.parameters()]
         torch._foreach_lerp_(mine, theirs, 1 - decay)
         for kept, now in zip(self.net.buffers(), net.buffers(), strict=True):
             kept.copy_(now)

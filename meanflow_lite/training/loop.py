@@ -6,6 +6,7 @@ It knows an objective, a network and batches, and no method by name.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
@@ -131,9 +132,10 @@ class Trainer:
             self.call = DistributedDataParallel(self.module, device_ids=ids)
         if config.compile:
             self.call = torch.compile(self.call)  # pyright: ignore[reportAttributeAccessIssue]
-        self._start_stage()
+        self.start_stage()
 
-    def _start_stage(self) -> None:
+    def start_stage(self) -> None:
+        """A fresh optimizer and fresh averages for the network as it is."""
         groups: list[dict] = [{"params": list(self.net.parameters()), "scale": 1.0}]
         if isinstance(self.objective, nn.Module) and list(self.objective.parameters()):
             scale = getattr(self.objective, "lr_scale", 1.0)
@@ -171,19 +173,21 @@ class Trainer:
         if stage > self.stage:
             self.stage = stage
             self.teacher = copy.deepcopy(self.net).requires_grad_(False).eval()
-            self._start_stage()
+            self.start_stage()
         lr = config.lr_at(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
         self.optimizer.zero_grad(set_to_none=True)
-        total, watch = 0.0, {}
+        sums: dict[str, Tensor] = {}
         for micro in range(config.accumulate):
             loss = self._backward(micro)
-            total += float(loss.per_sample.detach().mean()) / config.accumulate
-            for name, values in loss.watch.items():
-                if len(values):
-                    watch.setdefault(name, []).append(float(values.float().mean()))
-        if not torch.isfinite(torch.tensor(total)):
+            for name, values in {"loss": loss.per_sample, **loss.watch}.items():
+                values = values.detach().float()
+                pair = torch.stack([values.sum(), values.new_tensor(values.numel())])
+                sums[name] = sums[name] + pair if name in sums else pair
+        means = self._means(sums)
+        total = means.pop("loss")
+        if not math.isfinite(total):
             raise Diverged(
                 f"the loss is {total} at step {self.step}; the weights are those before it. "
                 "Try a lower learning rate, clip, or bf16 instead of fp16"
@@ -195,8 +199,14 @@ class Trainer:
         for average in (*self.averages, *([self.target] if self.target else [])):
             average.update(self.net)
         self.step += 1
-        means = {name: sum(v) / len(v) for name, v in watch.items()}
         return Record(self.step, total, float(norm), lr, means)
+
+    def _means(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """Means over the whole batch, the same on all processes, so that all see a divergence."""
+        pairs = torch.stack(list(sums.values()))
+        if self.world > 1:
+            dist.all_reduce(pairs)
+        return {k: s / n for k, (s, n) in zip(sums, pairs.tolist(), strict=True) if n}
 
     def _backward(self, micro: int) -> Loss:
         config = self.config
