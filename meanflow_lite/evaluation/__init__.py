@@ -1,0 +1,1 @@
+"""Errors, distances and their intervals."""
