@@ -56,7 +56,7 @@ def guided_velocity(
     kappa: float | Float[Tensor, " b"] = 0.0,
     own: Float[Tensor, " b *d"] | None = None,
 ) -> Float[Tensor, " b *d"]:
-    r""":math:`\omega v + \kappa\,u(z,t,t \mid y) + (1 - \omega - \kappa)\,u(z,t,t \mid \varnothing)`.
+    r""":math:`\omega v + \kappa\,u(z,t,t|y) + (1 - \omega - \kappa)\,u(z,t,t|\varnothing)`.
 
     Equations 20 and 21 of Geng et al. 2025; the fixed point has the effective scale
     :math:`\omega' = \omega / (1 - \kappa)`. Rows that already carry the null label keep ``v``.

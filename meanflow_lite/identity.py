@@ -72,7 +72,7 @@ def directional_derivative(
     if fast is not None:
         value, derivative = fast(z, r, t, dz, dr, dt, y)
     else:
-        value, derivative = jvp(lambda *at: u(*at, y), (z, r, t), (dz, dr, dt))[:2]
+        value, derivative = jvp(lambda z, r, t: u(z, r, t, y), (z, r, t), (dz, dr, dt))[:2]
     if value.shape != z.shape:
         raise ValueError(
             f"a field returns the shape of its state {tuple(z.shape)}: got {tuple(value.shape)}"
@@ -129,10 +129,10 @@ def finite_difference(
     order: int = 1,
     detach: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    r""":math:`\mathrm{d}u/\mathrm{d}t` by backward differences along :math:`(z - \delta v, t - \delta)`.
+    r""":math:`(u, \mathrm{d}u/\mathrm{d}t)` by differences back along :math:`(v, 0, 1)`.
 
     Order 1: :math:`(u_0 - u_1)/\delta`; order 2: :math:`(3u_0 - 4u_1 + u_2)/2\delta`, where
-    :math:`u_k` is taken at :math:`t - k\delta`. The step is cut so that no evaluation leaves
+    :math:`u_k` is taken at :math:`(z - k\delta v, r, t - k\delta)`. The step is cut so that no evaluation leaves
     ``[r, t]``; rows with r = t return zero, as their derivative is multiplied by t - r.
     Two or three evaluations; ``v`` is pushed *through* the field, so a conditional velocity
     in place of the marginal one leaves a bias (chapter 6). With ``detach`` the derivative

@@ -73,7 +73,7 @@ class TimeLaw(Protocol):
 
 @dataclass(frozen=True)
 class Uniform:
-    """:math:`t \\sim U[0, 1]`."""
+    r""":math:`t \sim U[0, 1]`."""
 
     def __call__(self, normal: Tensor, uniform: Tensor) -> Tensor:
         """Return the uniform draws themselves."""
@@ -97,17 +97,6 @@ class LogitNormal:
     def __call__(self, normal: Tensor, uniform: Tensor) -> Tensor:
         """Squash the normal draws."""
         return torch.sigmoid(self.mean + self.std * normal)
-
-
-def count_equal(p_equal: float, n: int) -> int:
-    """Number of rows with r = t among ``n``: the share ``p_equal``, rounded.
-
-    ``p_equal`` is the share of *equal* rows: 0.75 means that three rows in four are plain flow
-    matching. Other repositories use the same number with the opposite meaning.
-    """
-    if not 0 <= p_equal <= 1:
-        raise ValueError(f"p_equal is a share of rows in [0, 1]: got {p_equal}")
-    return round(p_equal * n)
 
 
 @runtime_checkable
