@@ -86,7 +86,7 @@ class Checkerboard:
     """
 
     dim = 2
-    num_classes = None
+    num_classes: int | None = None
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, None]:
         """``n`` float32 rows ``[n, 2]``, and None for the labels."""

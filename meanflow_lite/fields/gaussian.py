@@ -19,7 +19,7 @@ class Gaussian:
     :math:`s_t^2 = (1-t)^2 s^2 + t^2`, in each coordinate.
     """
 
-    num_classes = None
+    num_classes: int | None = None
 
     def __init__(self, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> None:
         """``mean`` and ``std`` are ``[D]``; ``std`` must be positive."""

@@ -34,7 +34,7 @@ class ProductMixture:
     is the 1-D mixture. All work is done in float64; results have the dtype of ``z``.
     """
 
-    num_classes = None
+    num_classes: int | None = None
 
     def __init__(
         self,

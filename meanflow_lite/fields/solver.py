@@ -12,7 +12,7 @@ from meanflow_lite.paths import bcast
 
 _A = [torch.from_numpy(row[:i].copy()) for i, row in enumerate(DOP853.A[: DOP853.n_stages])]
 _B = torch.from_numpy(DOP853.B.copy())
-_C = DOP853.C[: DOP853.n_stages].tolist()
+_C = torch.from_numpy(DOP853.C[: DOP853.n_stages].copy())
 
 
 def solve_average(
@@ -42,21 +42,22 @@ def solve_average(
         scale: the shortest time on which ``v`` changes near t = 0 (the smallest standard
             deviation of the data); steps are shorter there.
     """
+    shares = _shares(r.detach(), t.detach(), steps, scale)  # [B, steps]
+    done = shares.cumsum(1) - shares
+    fractions = done[..., None] + shares[..., None] * _C.to(shares)  # [B, steps, stages]
     gap = t - r
-    shares = _shares(r.detach(), t.detach(), steps, scale)
-    total = torch.zeros_like(z)
-    done = torch.zeros_like(t)
-    for share in shares.unbind(1):
-        h = bcast(gap * share, z)
+    widths = gap[:, None] * shares
+    times = t[:, None, None] - gap[:, None, None] * fractions
+    means = []
+    for j in range(steps):
+        h = bcast(widths[:, j], z)
         slopes: list[Tensor] = []
-        for row, c in zip(_A, _C, strict=True):
+        for i, row in enumerate(_A):
             stage = z - h * _combine(row, slopes) if slopes else z
-            slopes.append(v(stage, t - gap * (done + c * share), y))
-        slope = _combine(_B, slopes)
-        z = z - h * slope
-        total = total + bcast(share, z) * slope
-        done = done + share
-    return total
+            slopes.append(v(stage, times[:, j, i], y))
+        means.append(_combine(_B, slopes))
+        z = z - h * means[-1]
+    return (torch.stack(means, -1) * shares.reshape(len(z), *(1,) * (z.ndim - 1), -1)).sum(-1)
 
 
 def _combine(coefficients: Tensor, slopes: list[Tensor]) -> Tensor:
