@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from meanflow_lite.networks.embedding import TIMES
+from meanflow_lite.networks.tangent import Dual, affine, silu
 
 
 class MLP(nn.Module):
@@ -62,28 +63,52 @@ class MLP(nn.Module):
         y: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, " b *d"]:
         """Evaluate the field."""
-        return self.last(self._trunk(z, r, t, y)).reshape(z.shape)
+        return self._push(Dual(z), Dual(r), Dual(t), y).primal
 
-    def with_velocity(
-        self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None
+    def forward_with_tangent(
+        self,
+        z: Float[Tensor, " b *d"],
+        r: Float[Tensor, " b"],
+        t: Float[Tensor, " b"],
+        dz: Float[Tensor, " b *d"],
+        dr: Float[Tensor, " b"],
+        dt: Float[Tensor, " b"],
+        y: Int[Tensor, " b"] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """U and the second output, an auxiliary velocity v; built with ``velocity_head``."""
-        if self.velocity is None:
-            raise ValueError("this network has no velocity head: build it with velocity_head=True")
-        h = self._trunk(z, r, t, y)
-        return self.last(h).reshape(z.shape), self.velocity(h).reshape(z.shape)
+        r""":math:`u` and :math:`\partial_z u\,dz + \partial_r u\,dr + \partial_t u\,dt`, one pass.
 
-    def _trunk(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        flat = z.flatten(1)
-        if flat.shape[1] != self.dim:
-            raise ValueError(f"this network has dim {self.dim}: got a state {tuple(z.shape)}")
-        pairs = [TIMES[name] for name in self.conditioning]
-        times = torch.stack([a * r + b * t for a, b in pairs], 1)  # [B, C]
-        waves = (times[..., None] * self.scales).flatten(1)  # [B, C * K]
-        h = self.first(torch.cat([flat, times, waves.cos(), waves.sin()], 1))
+        Equal to ``torch.func.jvp`` of :meth:`forward` with the derivative detached, and several
+        times faster on a network this small, where forward mode spends its time on bookkeeping.
+        """
+        u = self._push(Dual(z, dz), Dual(r, dr), Dual(t, dt), y)
+        return u.primal, u.tangent if u.tangent is not None else torch.zeros_like(u.primal)
+
+    def _push(self, z: Dual, r: Dual, t: Dual, y: Tensor | None) -> Dual:
+        if z.primal[0].numel() != self.dim:
+            shape = tuple(z.primal.shape)
+            raise ValueError(f"this network has dim {self.dim}: got a state of shape {shape}")
+        h = affine(self.first, self._inputs(z, r, t))
         if self.label is not None:
-            null = torch.full_like(t, self.num_classes, dtype=torch.long)
-            h = h + self.label(null if y is None else y)
+            null = torch.full_like(t.primal, self.num_classes, dtype=torch.long)
+            h = Dual(h.primal + self.label(null if y is None else y), h.tangent)
         for layer in self.hidden:
-            h = layer(nn.functional.silu(h))
-        return nn.functional.silu(h)
+            h = affine(layer, silu(h))
+        u = affine(self.last, silu(h))
+        return Dual(*(None if part is None else part.reshape(z.primal.shape) for part in u))
+
+    def _inputs(self, z: Dual, r: Dual, t: Dual) -> Dual:
+        """State, times and their waves, ``[B, dim + C (1 + 2K)]``."""
+        times = self._times(r.primal, t.primal)
+        waves = (times[..., None] * self.scales).flatten(1)  # [B, C * K]
+        cos, sin = waves.cos(), waves.sin()
+        primal = torch.cat([z.primal.flatten(1), times, cos, sin], 1)
+        if z.tangent is None or r.tangent is None or t.tangent is None:
+            return Dual(primal)
+        slopes = self._times(r.tangent, t.tangent)
+        rates = (slopes[..., None] * self.scales).flatten(1)
+        return Dual(primal, torch.cat([z.tangent.flatten(1), slopes, -sin * rates, cos * rates], 1))
+
+    def _times(self, r: Tensor, t: Tensor) -> Tensor:
+        """What the network is told of the times, ``[B, C]``."""
+        pairs = [TIMES[name] for name in self.conditioning]
+        return torch.stack([a * r + b * t for a, b in pairs], 1)
