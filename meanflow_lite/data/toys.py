@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from meanflow_lite.fields import Gaussian, GaussianMixture, ProductMixture
 
 
+@runtime_checkable
 class Toy(Protocol):
     """A distribution to draw from; exact ones also have ``velocity`` and ``average``."""
 
