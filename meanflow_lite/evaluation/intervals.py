@@ -1,0 +1,63 @@
+"""Intervals: over seeds by Student's t, over samples by the bootstrap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class Interval(NamedTuple):
+    """An estimate and the two ends of its interval."""
+
+    center: float
+    low: float
+    high: float
+
+
+def seed_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    r""":math:`\bar x \pm t_{n-1}\, s / \sqrt n`: the mean of a measurement over seeds.
+
+    Raises ``ValueError`` with fewer than two values, or any that is not finite.
+    """
+    x = _finite(values, level)
+    half = stats.t.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x))
+    return Interval(float(x.mean()), float(x.mean() - half), float(x.mean() + half))
+
+
+def bootstrap_interval(
+    values: Sequence[float],
+    statistic: Callable[..., np.ndarray] = np.mean,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """The BCa bootstrap interval of ``statistic`` over independent values (Efron 1987).
+
+    ``statistic`` takes ``axis``. Values that are all equal have an interval of width zero.
+    Raises ``ValueError`` with fewer than two values, or any that is not finite.
+    """
+    x = _finite(values, level)
+    center = float(statistic(x, axis=-1))
+    if np.ptp(x) == 0:
+        return Interval(center, center, center)
+    ends = stats.bootstrap(
+        (x,),
+        statistic,
+        confidence_level=level,
+        n_resamples=resamples,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(center, float(ends.low), float(ends.high))
+
+
+def _finite(values: Sequence[float], level: float) -> np.ndarray:
+    x = np.asarray(values, dtype=float)
+    if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all():
+        raise ValueError(f"an interval needs at least two finite values: got {values}")
+    if not 0 < level < 1:
+        raise ValueError(f"level is a probability in (0, 1): got {level}")
+    return x
