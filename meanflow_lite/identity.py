@@ -132,7 +132,8 @@ def finite_difference(
     r""":math:`(u, \mathrm{d}u/\mathrm{d}t)` by differences back along :math:`(v, 0, 1)`.
 
     Order 1: :math:`(u_0 - u_1)/\delta`; order 2: :math:`(3u_0 - 4u_1 + u_2)/2\delta`, where
-    :math:`u_k` is taken at :math:`(z - k\delta v, r, t - k\delta)`. The step is cut so that no evaluation leaves
+    :math:`u_k` is taken at :math:`(z - k\delta v, r, t - k\delta)`. The step is cut so that no
+    evaluation leaves
     ``[r, t]``; rows with r = t return zero, as their derivative is multiplied by t - r.
     Two or three evaluations; ``v`` is pushed *through* the field, so a conditional velocity
     in place of the marginal one leaves a bias (chapter 6). With ``detach`` the derivative
