@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from meanflow_lite.data.batches import Distribution, seeded
@@ -49,8 +49,10 @@ class Gradient:
 
     @property
     def scores(self) -> Float[Tensor, " k"]:
-        """Mean over standard error; 0 where a gradient vanishes in every sample."""
-        return torch.where(self.mean == 0, 0.0, self.mean / self.standard_error)
+        """Mean over standard error. A floor of 1e-9 keeps rounding errors from counting where the
+        gradient vanishes in every sample, as it does for losses without noise.
+        """
+        return self.mean / (self.standard_error + 1e-9)
 
     @property
     def worst(self) -> float:
@@ -82,11 +84,11 @@ class _Perturbed:
         return value
 
     def clean(
-        self, z: Tensor, r: Tensor, t: Tensor, y: Tensor, **cond: Tensor
-    ) -> Float[Tensor, " b *d"]:
+        self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None, **cond: Tensor
+    ) -> Tensor:
         """The field itself, with the row number taken off the label."""
-        label: Int[Tensor, " b"] = y % (self.num_classes + 1)
-        return self.u(z, r, t, label if self.num_classes else None, **cond)
+        label = y % (self.num_classes + 1) if self.num_classes and y is not None else None
+        return self.u(z, r, t, label, **cond)
 
 
 def gradient_at(
