@@ -24,6 +24,8 @@ class MLP(nn.Module):
     Shapes: ``z`` ``[B, *data]`` with ``prod(data) = dim``; ``r, t`` ``[B]``; ``y`` ``[B]``.
     """
 
+    scales: Tensor
+
     def __init__(
         self,
         dim: int,
@@ -94,7 +96,8 @@ class MLP(nn.Module):
         for layer in self.hidden:
             h = affine(layer, silu(h))
         u = affine(self.last, silu(h))
-        return Dual(*(None if part is None else part.reshape(z.primal.shape) for part in u))
+        tangent = None if u.tangent is None else u.tangent.reshape(z.primal.shape)
+        return Dual(u.primal.reshape(z.primal.shape), tangent)
 
     def _inputs(self, z: Dual, r: Dual, t: Dual) -> Dual:
         """State, times and their waves, ``[B, dim + C (1 + 2K)]``."""
