@@ -197,19 +197,20 @@ class Guided:
         low, high = self.t_range
         upper = torch.where(t <= high, t, torch.where(r >= high, r, high))
         lower = torch.where(r >= low, r, torch.where(t <= low, t, low))
-        lower = torch.minimum(lower, upper)
         plain = self.mixture._velocity
-        state, walked = z, torch.zeros_like(z)
-        for v, start, stop in (
-            (plain, t, upper),
-            (self._guided, upper, lower),
-            (plain, lower, r),
+        gap = t - r
+        state, u = z, torch.zeros_like(z)
+        for v, start, stop, here in (
+            (plain, t, upper, t > high),
+            (self._guided, upper, lower, (t >= low) & (t <= high)),
+            (plain, lower, r, t < low),
         ):
-            step = bcast(start - stop, z) * self.mixture.solve(v, state, stop, start, y)
-            state, walked = state - step, walked + step
-        here = self.mixture.solve(self._velocity, z, t, t, y)
-        gap = bcast(t - r, z)
-        return torch.where(gap > 0, walked / torch.where(gap > 0, gap, 1.0), here)
+            part = self.mixture.solve(v, state, stop, start, y)
+            state = state - bcast(start - stop, z) * part
+            # At r = t the one piece that t is in has the whole weight.
+            share = torch.where(gap > 0, (start - stop) / torch.where(gap > 0, gap, 1.0), here)
+            u = u + bcast(share, z) * part
+        return u
 
     def _guided(self, z: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         without = self.mixture._velocity(z, t, None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -119,15 +120,14 @@ class ProductMixture:
         # Both branches are evaluated on harmless times, so neither can poison a derivative.
         long = gap >= SHORT
         far = torch.where(long, stop, (start - SHORT).clamp(min=0.0))
-        chord = (state - self._transport(state, far, start)) / bcast(
-            torch.where(long, gap, SHORT), state
-        )
         near = torch.where(long, start, stop)
-        nodes, weights = _legendre()
-        average = torch.zeros_like(state)
-        for node, weight in zip(nodes, weights, strict=True):
-            s = start - node * (start - near)
-            average = average + weight * self._velocity(self._transport(state, s, start), s)
+        nodes, weights = (table.to(state)[:, None] for table in _legendre())
+        times = torch.cat([far[None], start - nodes * (start - near)])  # [1 + NODES, B]
+        k = len(times)
+        ends = self._transport(state.repeat(k, 1), times.flatten(), start.repeat(k))
+        chord = (state - ends[: len(z)]) / bcast(torch.where(long, gap, SHORT), state)
+        v = self._velocity(ends[len(z) :], times[1:].flatten())
+        average = (weights[..., None] * v.view(NODES, *z.shape)).sum(0)
         return torch.where(bcast(long, state), chord, average).to(z)
 
     def velocity_variance(
@@ -207,9 +207,7 @@ class ProductMixture:
         return z
 
 
-def _legendre() -> tuple[list[float], list[float]]:
+def _legendre() -> tuple[Tensor, Tensor]:
     """Gauss-Legendre nodes and weights on [0, 1]."""
-    import numpy as np
-
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    return (0.5 * (nodes + 1)).tolist(), (0.5 * weights).tolist()
+    return torch.from_numpy(0.5 * (nodes + 1)), torch.from_numpy(0.5 * weights)
