@@ -130,34 +130,54 @@ def gradient_at(
     return Gradient(sample.mean(0), sample.std(0) / len(sample) ** 0.5)
 
 
-def pushed_map(
-    data: ProductMixture, times: Sequence[float], z: Float[Tensor, " n"]
-) -> Float[Tensor, " n"]:
+class PushedMap:
     r"""Where a discrete objective ends that pushes :math:`\epsilon - x` through its network.
 
-    Along decreasing ``times`` that end at 0, :math:`f_0(z) = z` and
+    Along decreasing ``times`` from 1 to 0, :math:`f_0(z) = z` and
 
     .. math:: f_t(z) = E\left[f_s\big(z - (t-s)(\epsilon - x)\big) \mid z_t = z\right]
 
     is the fixed point of consistency training on that grid and, on the geometric grid
-    :math:`s = (1-\alpha)t`, of AlphaFlow with r = 0: neither is the flow map. Computed on a grid
-    of 1-D states by Gauss-Hermite quadrature in every component. Returns :math:`f` at
-    ``times[0]`` of ``z``, ``[N]``.
+    :math:`s = (1-\alpha)t`, of AlphaFlow with r = 0: neither is the flow map. Tables on a grid of
+    1-D states, by Gauss-Hermite quadrature in every component. It is a field,
+    :math:`u(z, 0, t) = (z - f_t(z))/t`, at the times of its grid and nowhere between.
 
     Raises:
-        ValueError: if the data is not one-dimensional, or the last time is not 0.
+        ValueError: if the data is not one-dimensional, or the times do not run from 1 to 0.
     """
-    if data.dim != 1 or times[-1] != 0:
-        raise ValueError(
-            f"one-dimensional data and times that end at 0 are needed: got {data.dim} dimensions "
-            f"and a last time of {times[-1]}"
-        )
-    nodes, weights = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(40))
-    grid = torch.linspace(-12, 12, 4801, dtype=torch.float64)
-    f = grid
-    for s, t in zip(times[::-1], times[-2::-1], strict=False):
-        share, mean, var = data._posterior(grid[:, None], torch.full_like(grid, t))
-        v = mean[:, 0, :, None] + var[:, 0, :, None].sqrt() * nodes  # [N, K, nodes]
-        pushed = torch.from_numpy(np.interp((grid[:, None, None] - (t - s) * v), grid, f))
-        f = (share[:, 0] * (pushed * weights).sum(-1) / weights.sum()).sum(-1)
-    return torch.from_numpy(np.interp(z.double(), grid, f)).to(z)
+
+    def __init__(self, data: ProductMixture, times: Sequence[float]) -> None:
+        if data.dim != 1 or times[0] != 1 or times[-1] != 0:
+            raise ValueError(
+                f"one-dimensional data and times from 1 to 0 are needed: got {data.dim} "
+                f"dimensions and times from {times[0]} to {times[-1]}"
+            )
+        nodes, weights = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(40))
+        grid = torch.linspace(-12, 12, 2401, dtype=torch.float64)
+        tables = [grid]
+        for s, t in zip(times[::-1], times[-2::-1], strict=False):
+            share, mean, var = data._posterior(grid[:, None], torch.full_like(grid, t))
+            v = mean[:, 0, :, None] + var[:, 0, :, None].sqrt() * nodes  # [N, K, nodes]
+            pushed = np.interp(grid[:, None, None] - (t - s) * v, grid, tables[-1])
+            inner = (torch.from_numpy(pushed) * weights).sum(-1) / weights.sum()
+            tables.append((share[:, 0] * inner).sum(-1))
+        self.grid = grid
+        self.tables = dict(zip(times[::-1], tables, strict=True))
+
+    def __call__(
+        self,
+        z: Float[Tensor, " b 1"],
+        r: Float[Tensor, " b"],
+        t: Float[Tensor, " b"],
+        y: Tensor | None = None,
+        **cond: Tensor,
+    ) -> Float[Tensor, " b 1"]:
+        """u(z, 0, t); ``ValueError`` for a time off the grid."""
+        f = torch.full_like(z, torch.nan)
+        for time, table in self.tables.items():
+            rows = (t - time).abs() < 1e-6
+            values = np.interp(z[rows, 0].double().cpu(), self.grid, table)
+            f[rows, 0] = torch.from_numpy(values).to(z)
+        if f.isnan().any():
+            raise ValueError(f"t must be one of the {len(self.tables)} times of the grid")
+        return (z - f) / bcast(torch.where(t > 0, t, 1.0), z)
