@@ -1,0 +1,5 @@
+"""``python -m meanflow_lite``."""
+
+from meanflow_lite.cli import main
+
+main()

@@ -1,0 +1,42 @@
+"""What a run trains on: the digits of scikit-learn, or a latent cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from meanflow_lite.data.batches import Batches, FromTensors
+from meanflow_lite.data.digits import NUM_CLASSES, digits
+
+DIGITS = "digits"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Batches and what a network has to know of them; ``vae`` decodes, if there is one."""
+
+    batches: Batches
+    images: int
+    num_classes: int
+    shape: tuple[int, ...]
+    vae: str | None = None
+
+
+def open_data(name: str, latent_scale: float) -> Data:
+    """``digits``, or the folder of a latent cache.
+
+    Raises:
+        ValueError: if there is no such cache, or it is damaged or incomplete.
+    """
+    if name == DIGITS:
+        x, y = digits()
+        return Data(FromTensors(x, y), len(x), NUM_CLASSES, tuple(x.shape[1:]))
+    from meanflow_lite.data.latents import LatentCache
+
+    if not Path(name).is_dir():
+        raise ValueError(
+            f"--data is {name!r}: there is no such folder. Write a latent cache with "
+            "`meanflow-lite encode IMAGES --out LATENTS`, or use --data digits"
+        )
+    cache = LatentCache(name, latent_scale)
+    return Data(cache, len(cache), cache.num_classes, cache.shape, cache.vae)

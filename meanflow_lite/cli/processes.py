@@ -1,0 +1,45 @@
+"""One process or many: what ``torchrun`` sets up, and where to compute."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+
+@contextmanager
+def joined(device: str = "auto") -> Iterator[torch.device]:
+    """Join the processes of ``torchrun``, if it started this one; yields the device to use.
+
+    ``auto`` is this process's GPU where there is one. Raises ``ValueError`` for another device.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(device)
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError("--device cuda: no GPU is visible; run `meanflow-lite doctor`")
+        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", chosen.index or 0)))
+        torch.cuda.set_device(chosen)
+    many = "RANK" in os.environ and not dist.is_initialized()
+    if many:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield chosen
+    finally:
+        if many:
+            dist.destroy_process_group()
+
+
+def place() -> tuple[int, int]:
+    """Rank and number of processes."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def wait() -> None:
+    """Wait for all processes."""
+    if dist.is_initialized():
+        dist.barrier()

@@ -1,0 +1,185 @@
+"""``meanflow-lite train``: from data to weights."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from safetensors.torch import load_file
+from torch import nn
+
+from meanflow_lite.cli.cost import forward_macs, peak_flops
+from meanflow_lite.cli.data import DIGITS, Data, open_data
+from meanflow_lite.cli.images import save_grid
+from meanflow_lite.cli.model import Model, load, walk_times, write_info, write_weights
+from meanflow_lite.cli.processes import joined
+from meanflow_lite.cli.settings import PRESETS, Settings
+from meanflow_lite.networks.dit import DiT
+from meanflow_lite.networks.presets import PRESETS as NETWORKS
+from meanflow_lite.networks.sit import from_sit
+from meanflow_lite.objectives import trained
+from meanflow_lite.training import Record, Trainer, checkpoints
+from meanflow_lite.training.checkpoint import versions
+from meanflow_lite.training.fit import fit, start
+from meanflow_lite.training.logs import Logger
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a network. Without any argument: 8x8 digits, on a CPU, in minutes.
+
+    On several GPUs: `torchrun --nproc-per-node 8 -m meanflow_lite train --preset b2 --data LATENTS`.
+    The run folder gets run.json, log.jsonl, tensorboard/, checkpoints/, grids/ and, at the end,
+    model.safetensors.
+
+    Attributes:
+        preset: the settings to start from; all others below have its values as defaults.
+        data: `digits`, or a latent cache written by the encode command.
+        out: folder of the run; default runs/PRESET.
+        resume: `auto` goes on from the newest checkpoint in `out`, if there is one; `never`
+            refuses a folder that has checkpoints.
+        init_from: weights to start from: a SiT checkpoint file, or the folder of another run.
+        teacher: folder of the run that teaches, for the distillation objectives.
+        device: `auto` takes a GPU where there is one.
+        log_every: steps between two lines of the log.
+        save_every: steps between two checkpoints.
+        keep: number of checkpoints kept.
+        grid_every: steps between two grids of samples, always from the same noise; 0: none.
+        vae: decoder for the grids of latents; default: grids show the first channels.
+        settings: what the run learns.
+    """
+
+    preset: Literal["digits", "b4", "b2", "m2", "l2", "xl2", "xl2-plus"] = "digits"
+    data: str = DIGITS
+    out: Path | None = None
+    resume: Literal["auto", "never"] = "auto"
+    init_from: Path | None = None
+    teacher: Path | None = None
+    device: str = "auto"
+    log_every: int = 50
+    save_every: int = 1000
+    keep: int = 3
+    grid_every: int = 1000
+    vae: str | None = None
+    settings: Annotated[Settings, tyro.conf.arg(prefix_name=False)] = field(
+        default_factory=lambda: PRESETS["digits"]
+    )
+
+    def run(self) -> None:
+        """Train, resume and sample grids."""
+        with joined(self.device) as device:
+            self._run(device)
+
+    def _run(self, device: torch.device) -> None:
+        out = self.out or Path("runs") / self.preset
+        data = open_data(self.data, self.settings.latent_scale)
+        trainer = self._trainer(data, device)
+        if self.resume == "never" and checkpoints(out / "checkpoints"):
+            raise ValueError(
+                f"{out} already has checkpoints: use --resume auto to go on, or another --out"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        steps = trainer.config.steps
+        identity = {**self.settings.identity(), "data": self.data, "steps": steps}
+        found = start(trainer, out / "checkpoints", identity)
+        info = self._info(data, trainer)
+        if trainer.rank == 0:
+            write_info(out, info)
+            print(_summary(trainer, info, out, found), file=sys.stderr)
+        flops = 2 * forward_macs(NETWORKS[self.settings.network])
+        logger = Logger(trainer, out, self.log_every, flops, peak_flops(device, trainer.world))
+
+        def on_step(record: Record) -> None:
+            logger(record)
+            if trainer.rank == 0 and self.grid_every and record.step % self.grid_every == 0:
+                model = Model(trained(trainer.averages[0].net, trainer.objective.domain), info)
+                _draw_grid(model, out / "grids" / f"step-{record.step:08d}.png", self.vae)
+
+        try:
+            fit(trainer, out / "checkpoints", identity, self.save_every, self.keep, on_step)
+        finally:
+            logger.close()
+        if trainer.rank == 0:
+            write_weights(out, trainer.field)
+            print(f"done. Next: meanflow-lite sample --model {out}", file=sys.stderr)
+
+    def _trainer(self, data: Data, device: torch.device) -> Trainer:
+        torch.manual_seed(self.settings.seed)  # the initial weights
+        net = self._network(data).to(device)
+        objective = self.settings.make_objective(data.num_classes)
+        if isinstance(objective, nn.Module):
+            objective.to(device)
+        teacher = load(self.teacher, device).net if self.teacher else None
+        config = self.settings.train_config(data.images)
+        return Trainer(net, objective, data.batches, config, teacher)
+
+    def _network(self, data: Data) -> DiT:
+        config = NETWORKS[self.settings.network]
+        wanted = (config.channels, config.image_size, config.image_size)
+        if data.shape != wanted:
+            raise ValueError(
+                f"the data is {data.shape} an image but --network {self.settings.network} takes "
+                f"{wanted}: choose another --network or --preset"
+            )
+        if self.init_from is None:
+            return self.settings.make_network(data.num_classes)
+        if self.init_from.is_dir():
+            net = self.settings.make_network(data.num_classes)
+            net.load_state_dict(load(self.init_from).net.state_dict())
+            return net
+        sized = replace(config, num_classes=data.num_classes, checkpoint=self.settings.checkpoint)
+        return from_sit(read_weights(self.init_from), sized)
+
+    def _info(self, data: Data, trainer: Trainer) -> dict:
+        return {
+            "settings": asdict(self.settings),
+            "preset": self.preset,
+            "data": self.data,
+            "images": data.images,
+            "steps": trainer.config.steps,
+            "num_classes": data.num_classes,
+            "shape": list(data.shape),
+            "vae": data.vae,
+            "domain": asdict(trainer.objective.domain),
+            "command": shlex.join(["meanflow-lite", *sys.argv[1:]]),
+            "processes": trainer.world,
+            "versions": versions(),
+        }
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a published checkpoint, its moving average if it has one. Runs no code."""
+    if not path.is_file():
+        raise ValueError(f"--init-from {path}: there is no such file or run folder")
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("ema", "model", "state_dict"):
+        if isinstance(stored.get(key), dict):
+            return stored[key]
+    return stored
+
+
+def _draw_grid(model: Model, path: Path, vae: str | None) -> None:
+    """Samples of up to ten classes from the same noise every time."""
+    shown = min(10, model.num_classes)
+    labels = torch.tensor([k for k in range(shown) for _ in range(8)])
+    instant = model.info["domain"]["name"] == "instant"
+    z = model.latents(model.noise(range(len(labels))), labels, walk_times(25 if instant else 1))
+    save_grid(model.decode(z, vae) if vae or model.info["vae"] is None else z[:, :3], path, 8)
+
+
+def _summary(trainer: Trainer, info: dict, out: Path, found: Path | None) -> str:
+    settings = info["settings"]
+    parameters = sum(p.numel() for p in trainer.net.parameters()) / 1e6
+    return (
+        f"{'going on from ' + str(found) if found else 'starting'}: {settings['objective']}, "
+        f"{settings['network']} ({parameters:.2f} M parameters), {info['steps']} steps of "
+        f"{settings['batch']} of {info['images']} images, {trainer.world} x {trainer.device}, "
+        f"run folder {out}"
+    )
