@@ -13,7 +13,7 @@ from tools.notebooks import BEGIN, END, INLINE, SOURCES, read, tags
 LONGEST_CELL = 45  # lines; longer code belongs in the library, with a test
 HEADINGS = ("## Summary", "## References")
 MYST = {
-    "a MyST role": re.compile(r"\{[a-z:\-]+\}`"),
+    "a MyST role": re.compile(r"(?<![`\w\"}])\{[a-z:\-]+\}`[^`]"),
     "a MyST directive": re.compile(r"^\s*(?:```+|:::+|~~~+)\s*\{", re.M),
     "a MyST target": re.compile(r"^\([\w\-]+\)=", re.M),
     "a substitution": re.compile(r"\{\{"),
@@ -54,7 +54,8 @@ def equation_tags(source: Path) -> list[str]:
 def _lint_markdown(text: str, chapter: str) -> Iterator[str]:
     bare = _FENCE.sub(" ", text)
     for name, pattern in MYST.items():
-        found = pattern.search(text if "directive" in name else _plain(bare))
+        where = text if "directive" in name else bare if "role" in name else _plain(bare)
+        found = pattern.search(where)
         if found:
             yield f"{name} (plain Markdown only): {found.group(0).strip()!r}"
     for equation in _DISPLAY.findall(bare):

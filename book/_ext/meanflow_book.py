@@ -17,6 +17,7 @@ import yaml
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.ext.napoleon.docstring import GoogleDocstring
 from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,8 +44,16 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 
 
+def _chapters() -> list[Path]:
+    """Sources of the chapters that the table of contents lists."""
+    toc = (ROOT / "book" / "_toc.yml").read_text("utf-8")
+    return [p for p in tool.sources() if f"notebooks/{p.stem}\n" in toc]
+
+
 def _title(stem: str) -> str:
-    """A link to a chapter, by its title."""
+    """A link to a chapter, by its title; its bare name while the book does not list it."""
+    if stem not in [p.stem for p in _chapters()]:
+        return f"`{stem}`"
     first = (tool.SOURCES / f"{stem}.md").read_text("utf-8").splitlines()[0].removeprefix("# ")
     return f"[{stem[:2]} {first}](notebooks/{stem}.ipynb)"
 
@@ -76,7 +85,7 @@ def _found(row: dict[str, Any]) -> str:
 def runtimes_page() -> str:
     """Seconds that each chapter took in its last execution."""
     rows, total = [], 0.0
-    for source in tool.sources():
+    for source in _chapters():
         path = tool.NOTEBOOKS / f"{source.stem}.ipynb"
         if path.exists():
             seconds = nbformat.read(path, as_version=4).metadata["meanflow_lite"]["seconds"]
@@ -101,7 +110,7 @@ def published_page() -> str:
 def solutions_page() -> str:
     """The solution of every exercise, by chapter, with the sentences of its check."""
     parts = []
-    for source in tool.sources():
+    for source in _chapters():
         marked = [c for c in tool.read(source) if {"exercise", "check"} & set(tool.tags(c))]
         if not marked:
             continue
@@ -109,6 +118,45 @@ def solutions_page() -> str:
         for cell in marked:
             if "exercise" in tool.tags(cell):
                 parts.append(f"```python\n{tool.solution(cell.source)}\n```")
+    return "\n\n".join(parts)
+
+
+# In the order of the package: a module imports only what stands above it.
+PACKAGE = [
+    "paths",
+    "fields",
+    "identity",
+    "guidance",
+    "losses",
+    "objectives",
+    "samplers",
+    "networks",
+    "data",
+    "training",
+    "evaluation",
+    "cli",
+    "notebook",
+]
+
+
+_MEMBERS = "   :members:\n   :ignore-module-all:\n"
+
+
+def api_page() -> str:
+    """One section a module of the package, what it exports, and the docstrings where defined."""
+    parts = []
+    for name in PACKAGE:
+        package = ROOT / "meanflow_lite" / name
+        leaves = [f"meanflow_lite.{name}"]
+        if package.is_dir():
+            files = sorted(p.stem for p in package.glob("*.py") if p.stem != "__init__")
+            leaves += [f"meanflow_lite.{name}.{stem}" for stem in files]
+        elif not package.with_suffix(".py").exists():
+            continue
+        parts.append(f"## `meanflow_lite.{name}`")
+        for leaf in leaves:
+            options = "" if (package / "__init__.py").exists() and leaf == leaves[0] else _MEMBERS
+            parts.append(f"```{{eval-rst}}\n.. automodule:: {leaf}\n{options}```")
     return "\n\n".join(parts)
 
 
@@ -144,11 +192,48 @@ def launch_buttons(app: Sphinx, config: Any) -> None:
         options.pop("launch_buttons", None)
 
 
+def drop_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], *rest: Any) -> None:
+    """Jupyter Book loads Thebe's settings into each page, twice; this book needs no kernel."""
+    files = context.get("script_files", [])
+    files[:] = [
+        f
+        for f in files
+        if "sphinx-thebe" not in str(getattr(f, "filename", ""))
+        and "THEBE" not in str(getattr(f, "attributes", {}).get("body", ""))
+    ]
+
+
+def resolve_short_name(
+    app: Sphinx, env: Any, node: nodes.Element, contnode: nodes.Element
+) -> nodes.Node | None:
+    """A docstring that names `solve_average` means the one object of the package called that."""
+    if node.get("refdomain") != "py":
+        return None
+    target = node["reftarget"]
+    domain = env.get_domain("py")
+    found = [n for n in domain.objects if n.startswith("meanflow_lite.") and n.endswith(f".{target}")]
+    if len(found) != 1:
+        return None
+    kind = domain.objects[found[0]].objtype
+    return domain.resolve_xref(
+        env, node["refdoc"], app.builder, domain.role_for_objtype(kind), found[0], node, contnode
+    )
+
+
+def _sentence(self: GoogleDocstring) -> list[str]:
+    """A constant's docstring is a sentence: napoleon must not read "type: text" into its colon."""
+    return self._dedent(self._consume_to_end())
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives."""
     app.add_directive("claims-ledger", _page("ClaimsLedger", claims_page))
     app.add_directive("run-times", _page("RunTimes", runtimes_page))
     app.add_directive("published-numbers", _page("PublishedNumbers", published_page))
     app.add_directive("exercise-solutions", _page("ExerciseSolutions", solutions_page))
+    app.add_directive("api-reference", _page("ApiReference", api_page))
+    app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("missing-reference", resolve_short_name)
+    GoogleDocstring._parse_attribute_docstring = _sentence
     app.connect("config-inited", launch_buttons, priority=1)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

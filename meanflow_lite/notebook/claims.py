@@ -43,7 +43,8 @@ def _tables() -> dict[str, Any]:
 @cache
 def all_published() -> dict[str, Published]:
     """Every published number by key, in the order of the file."""
-    return {key: Published(key=key, **row) for key, row in _tables()["numbers"].items()}
+    rows = _tables()["numbers"].items()
+    return {key: Published(key=key, **{**row, "value": float(row["value"])}) for key, row in rows}
 
 
 def published(key: str) -> Published:

@@ -6,9 +6,11 @@ import io
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from cycler import cycler
 from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -29,7 +31,7 @@ COLORS: Mapping[str, str] = MappingProxyType(
 # For maps: one perceptually uniform, one diverging around zero.
 SEQUENTIAL, DIVERGING = "viridis", "PuOr"
 
-_RC = {
+_RC: dict[str, Any] = {
     "figure.figsize": (5.6, 3.4),
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
@@ -44,7 +46,7 @@ _RC = {
     "legend.frameon": False,
     "lines.linewidth": 2.0,
     "image.cmap": SEQUENTIAL,
-    "axes.prop_cycle": plt.cycler(
+    "axes.prop_cycle": cycler(
         color=[COLORS[k] for k in ("data", "flow", "meanflow", "wrong", "other", "sky", "exact")]
     ),
 }
@@ -55,7 +57,8 @@ def setup(seed: int = 0) -> None:
 
     The networks here are so small that threads cost more than they give.
     """
-    plt.rcParams.update(_RC)
+    for key, value in _RC.items():
+        plt.rcParams[key] = value
     torch.manual_seed(seed)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.set_printoptions(precision=4, sci_mode=False)
