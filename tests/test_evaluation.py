@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from meanflow_lite.data.toys import mixture_a, ring, toy
+from meanflow_lite.data.toys import mixture_a, ring
 from meanflow_lite.evaluation.distances import compare, energy_distance, wasserstein
 from meanflow_lite.evaluation.exact import field_error, one_step_error, triangle_points
 from meanflow_lite.evaluation.intervals import bootstrap_interval, seed_interval
@@ -72,7 +72,7 @@ def test_excess_over_the_floor_is_small_for_data_and_large_for_noise(distance, g
     noise = compare(distance, torch.randn(400, 2, generator=generator), data, generator)
     assert same.excess == pytest.approx(same.distance - same.floor)
     assert abs(same.excess) < same.floor
-    assert noise.excess > 2 * same.floor
+    assert noise.excess > max(0.2, 4 * abs(same.excess))
 
 
 def test_field_error_is_zero_on_the_exact_field_and_known_on_others(generator):
@@ -80,7 +80,11 @@ def test_field_error_is_zero_on_the_exact_field_and_known_on_others(generator):
     z, r, t, y = triangle_points(data, 2048, generator)
     assert y is None and (r <= t).all() and float(r.mean()) == pytest.approx(1 / 3, abs=0.03)
     assert field_error(data.average, data.average, z, r, t) == 0
-    off = field_error(lambda *at: data.average(*at) + 0.25, data.average, z, r, t)
+
+    def shifted(z, r, t, y=None, **cond):
+        return data.average(z, r, t) + 0.25
+
+    off = field_error(shifted, data.average, z, r, t)
     assert off == pytest.approx(0.25, rel=1e-4)
     assert field_error(instantaneous(data.velocity), data.average, z, r, t) > 0.5
 
@@ -88,14 +92,14 @@ def test_field_error_is_zero_on_the_exact_field_and_known_on_others(generator):
 def test_one_step_of_the_raw_velocity_collapses_to_the_mean(generator):
     """v(eps, 1) = eps - E[x]: every noise lands on the mean, so the error is the data's std."""
     data = mixture_a()
-    eps = torch.randn(20_000, 1, generator=generator)
+    eps = torch.randn(4096, 1, generator=generator)
     assert one_step_error(data.average, data.average, eps) == 0
-    assert one_step_error(data.average, data.average, eps, times=[1, 0.5, 0]) < 1e-6
+    assert one_step_error(data.average, data.average, eps, times=[1.0, 0.5, 0.0]) < 1e-6
     collapsed = one_step_error(instantaneous(data.velocity), data.average, eps)
     mean = (data.weights * data.means).sum()
     std = (data.weights * (data.stds**2 + (data.means - mean) ** 2)).sum().sqrt()
-    assert collapsed == pytest.approx(float(std), rel=0.02)
-    halves = one_step_error(instantaneous(data.velocity), data.average, eps, times=[1, 0.5, 0])
+    assert collapsed == pytest.approx(float(std), rel=0.04)
+    halves = one_step_error(instantaneous(data.velocity), data.average, eps, times=[1.0, 0.5, 0.0])
     assert halves < collapsed
 
 
@@ -165,7 +169,11 @@ class TestBadSamples:
 
 @pytest.mark.usefixtures("plain_calls")
 def test_a_field_of_another_shape_is_refused():
-    data = toy("gaussian")
+    data = mixture_a()
     z, r, t, _ = triangle_points(data, 8)
+
+    def wide(z, r, t, y=None, **cond):
+        return torch.zeros(8, 2)
+
     with pytest.raises(ValueError, match="shape"):
-        field_error(lambda *at: torch.zeros(8, 2), data.average, z, r, t)
+        field_error(wide, data.average, z, r, t)

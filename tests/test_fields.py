@@ -1,7 +1,8 @@
-"""Exact fields: they satisfy the identity, agree with independent solutions, and refuse bad input."""
+"""Exact fields satisfy the identity, agree with independent solutions and refuse bad input."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jaxtyping
 import numpy as np
@@ -34,7 +35,7 @@ CLOSED: dict[str, Callable[[], Gaussian | ProductMixture]] = {
 }
 
 
-def points(data, n: int = 256) -> Points:
+def points(data, n: int = 128) -> Points:
     """The triangle, with rows at r = t, at short jumps, and the whole jump from 1 to 0."""
     generator = torch.Generator().manual_seed(1)
     z, r, t, y = triangle_points(data, n, generator, torch.float64)
@@ -72,9 +73,10 @@ def test_identity_holds_on_mixtures_to_the_stated_tolerance(labeled):
 @pytest.mark.parametrize("t_range", [(0.0, 1.0), (0.2, 0.8)])
 def test_identity_holds_on_guided_fields(t_range):
     field = Guided(ring(), 2.0, t_range)
+    field.mixture.steps = 8
     z, r, t, y = points(field.mixture, 64)
     left = residual(field.average, z, r, t, field.velocity(z, t, y), y)
-    assert rms(left) < 1e-6
+    assert rms(left) < 1e-4  # with half of the default steps
 
 
 @pytest.mark.parametrize("name", CLOSED)
@@ -163,7 +165,7 @@ def test_mixture_error_falls_with_steps():
 
 @pytest.mark.parametrize("data", [Gaussian([0.5], [2.0]), mixture_a(), product(), ring()])
 def test_velocity_and_variance_equal_importance_sampling(data, generator):
-    """Posterior moments by self-normalized importance sampling: x from the data, weights p(z | x)."""
+    """Posterior moments by self-normalized importance sampling: weights p(z | x) on data x."""
     n = 400_000
     x = data.sample(n, generator)[0].double()
     for row, t in enumerate((0.35, 0.8)):
@@ -198,9 +200,11 @@ def test_flow_matching_loss_is_its_error_plus_the_variance(generator):
 @pytest.mark.parametrize("name", [*CLOSED, "ring", "guided"])
 def test_rows_with_equal_times_are_regular(name):
     """At r = t: u = v, and du/dt is half the acceleration, both finite; and u is continuous."""
-    labeled = Guided(ring(), 2.0, (0.3, 0.9))
-    data = {"ring": ring, "guided": lambda: labeled}.get(name) or CLOSED[name]
-    field = data()
+    field: Any = {"ring": ring, **CLOSED}.get(name, ring)()
+    if isinstance(field, GaussianMixture):
+        field.steps = 4  # exact at r = t with any number
+    if name == "guided":
+        field = Guided(field, 2.0, (0.3, 0.9))
     n = 48
     t = torch.linspace(0, 1, n, dtype=torch.float64)
     z = torch.randn(n, field.dim, dtype=torch.float64)
@@ -209,8 +213,10 @@ def test_rows_with_equal_times_are_regular(name):
     torch.testing.assert_close(field.average(z, t, t, y), v, rtol=0, atol=1e-12)
 
     zeros, ones = torch.zeros_like(t), torch.ones_like(t)
-    _, du = torch.func.jvp(lambda *at: field.average(*at, y), (z, t, t), (v, zeros, ones))[:2]
-    _, dv = torch.func.jvp(lambda *at: field.velocity(*at, y), (z, t), (v, ones))[:2]
+    _, du = torch.func.jvp(lambda a, b, c: field.average(a, b, c, y), (z, t, t), (v, zeros, ones))[
+        :2
+    ]
+    _, dv = torch.func.jvp(lambda a, c: field.velocity(a, c, y), (z, t), (v, ones))[:2]
     assert du.isfinite().all()
     torch.testing.assert_close(du, dv / 2, rtol=1e-9, atol=1e-9)
 
@@ -292,7 +298,7 @@ def test_labels_select_components_and_null_selects_all():
     null = torch.full_like(y, 8)
     torch.testing.assert_close(data.average(z, r, t, null), data.average(z, r, t))
     torch.testing.assert_close(data.velocity(z, t, null), data.velocity(z, t))
-    for k in range(8):
+    for k in (0, 3, 7):
         alone = Gaussian(data.means[k], torch.full((2,), 0.15, dtype=torch.float64))
         rows = torch.full_like(y, k)
         torch.testing.assert_close(
@@ -381,8 +387,27 @@ def plain_calls():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-FIELDS = {name: make() for name, make in TOYS.items() if name != "checkerboard"}
+FIELDS: dict[str, Any] = {name: make() for name, make in TOYS.items() if name != "checkerboard"}
 FIELDS["guided"] = Guided(FIELDS["ring"], 2.0)
+
+#: What goes wrong: (z, r, t, row, size) -> broken (z, r, t); the key starts with the argument.
+FAULTS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
+    "r above t": lambda z, r, t, row, size: (z, put(r, row, 0.7 + size), t),
+    "r below 0": lambda z, r, t, row, size: (z, put(r, row, -size), t),
+    "t above 1": lambda z, r, t, row, size: (z, r, put(t, row, 1 + size)),
+    "t is NaN": lambda z, r, t, row, size: (z, r, put(t, row, math.nan)),
+    "z has NaN": lambda z, r, t, row, size: (put(z, row, math.nan), r, t),
+    "r of shape [B, 1]": lambda z, r, t, row, size: (z, r[:, None], t),
+    "t of fewer rows": lambda z, r, t, row, size: (z, r, t[:row]),
+    "z of another width": lambda z, r, t, row, size: (torch.cat([z, z], 1), r, t),
+    "z of integers": lambda z, r, t, row, size: (z.long(), r, t),
+}
+
+
+def put(x: Tensor, row: int, value: float) -> Tensor:
+    x = x.clone()
+    x[row] = value
+    return x
 
 
 @pytest.mark.usefixtures("plain_calls")
@@ -390,36 +415,15 @@ class TestBadInput:
     @settings(max_examples=150, deadline=None)
     @given(
         name=st.sampled_from(sorted(FIELDS)),
-        fault=st.sampled_from(
-            ["r > t", "t > 1", "r < 0", "nan z", "nan t", "r shape", "t shape", "z shape", "z int"]
-        ),
+        fault=st.sampled_from(sorted(FAULTS)),
         row=st.integers(0, 4),
         size=st.floats(1e-6, 10),
     )
     def test_is_a_value_error_that_names_the_argument(self, name, fault, row, size):
         field = FIELDS[name]
         z, r, t = torch.zeros(5, field.dim), torch.full((5,), 0.3), torch.full((5,), 0.7)
-        names = "z"
-        if fault == "r > t":
-            r[row], names = 0.7 + size, "r"
-        elif fault == "t > 1":
-            t[row], names = 1 + size, "t"
-        elif fault == "r < 0":
-            r[row], names = -size, "r"
-        elif fault == "nan z":
-            z[row, -1] = torch.nan
-        elif fault == "nan t":
-            t[row], names = torch.nan, "t"
-        elif fault == "r shape":
-            r, names = r[:, None], "r"
-        elif fault == "t shape":
-            t, names = t[:row], "t"
-        elif fault == "z shape":
-            z = torch.zeros(5, field.dim + 1 + row)
-        else:
-            z = z.long()
-        with pytest.raises(ValueError, match=rf"\b{names}\b"):
-            field.average(z, r, t)
+        with pytest.raises(ValueError, match=rf"\b{fault[0]}\b"):
+            field.average(*FAULTS[fault](z, r, t, row, size))
 
     @settings(max_examples=60, deadline=None)
     @given(label=st.integers(-100, 100).filter(lambda k: not 0 <= k <= 8), row=st.integers(0, 4))

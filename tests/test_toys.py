@@ -1,8 +1,10 @@
 """Toy distributions: right shapes, labels and scale, and the same draw from the same seed."""
 
+from typing import Any
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meanflow_lite.data.toys import TOYS, Checkerboard, ring, toy
@@ -21,7 +23,7 @@ def test_samples_have_the_promised_form(name, generator):
         assert y is not None and y.shape == (4096,) and y.dtype == torch.int64
         assert y.unique().tolist() == list(range(data.num_classes))
     # The scale of the noise or up to twice that, so that no toy needs its own settings.
-    assert 0.7 < x.std(0).min() and x.std(0).max() < 2.2
+    assert x.std(0).min() > 0.7 and x.std(0).max() < 2.2
     assert x.mean(0).abs().max() < 0.7
 
 
@@ -38,9 +40,9 @@ def test_a_seed_fixes_the_draw(name):
 @pytest.mark.parametrize("name", [name for name in TOYS if name != "checkerboard"])
 def test_the_exact_flow_carries_noise_to_the_data(name, generator):
     """One step of the average velocity is a sampler; the raw velocity is the negative control."""
-    data = toy(name)
+    data: Any = toy(name)
     if isinstance(data, GaussianMixture):
-        data.steps = 8
+        data.steps = 6
     n = 1500
     eps = torch.randn(n, data.dim, generator=generator)
     t, r = torch.ones(n), torch.zeros(n)
@@ -68,6 +70,7 @@ def test_ring_labels_are_its_components(generator):
     assert y is not None and torch.equal(nearest, y)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.text().filter(lambda name: name not in TOYS))
 def test_unknown_names_list_the_known_ones(name):
     with pytest.raises(ValueError, match="checkerboard, gaussian, mixture_a"):

@@ -17,7 +17,11 @@ class Toy(Protocol):
     """A distribution to draw from; exact ones also have ``velocity`` and ``average``."""
 
     dim: int
-    num_classes: int | None
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes, None for unlabeled data."""
+        ...
 
     def sample(
         self, n: int, generator: torch.Generator | None = None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import ot
 import torch
 from jaxtyping import Float
@@ -43,7 +44,8 @@ def wasserstein(a: Float[Tensor, " n *d"], b: Float[Tensor, " m *d"]) -> float:
     """
     x, y = _samples(a, b)
     if x.shape[1] == 1:
-        return math.sqrt(float(torch.as_tensor(ot.wasserstein_1d(x[:, 0], y[:, 0], p=2))))
+        a_1d, b_1d = x[:, 0].cpu().numpy(), y[:, 0].cpu().numpy()
+        return math.sqrt(float(np.asarray(ot.wasserstein_1d(a_1d, b_1d, p=2))))
     cost = torch.cdist(x, y).square().cpu().numpy()
     total, log = ot.emd2([], [], cost, numItermax=10_000_000, log=True)
     if log["warning"] is not None:
