@@ -85,7 +85,26 @@ class MLP(nn.Module):
         u = self._push(Dual(z, dz), Dual(r, dr), Dual(t, dt), y)
         return u.primal, u.tangent if u.tangent is not None else torch.zeros_like(u.primal)
 
+    def with_velocity(
+        self,
+        z: Float[Tensor, " b *d"],
+        r: Float[Tensor, " b"],
+        t: Float[Tensor, " b"],
+        y: Int[Tensor, " b"] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """u and the second output, an auxiliary velocity v: needs ``velocity_head``."""
+        if self.velocity is None:
+            raise ValueError("this network has no velocity head: build it with velocity_head=True")
+        h = self._trunk(Dual(z), Dual(r), Dual(t), y)
+        u, v = affine(self.last, h), affine(self.velocity, h)
+        return u.primal.reshape(z.shape), v.primal.reshape(z.shape)
+
     def _push(self, z: Dual, r: Dual, t: Dual, y: Tensor | None) -> Dual:
+        u = affine(self.last, self._trunk(z, r, t, y))
+        tangent = None if u.tangent is None else u.tangent.reshape(z.primal.shape)
+        return Dual(u.primal.reshape(z.primal.shape), tangent)
+
+    def _trunk(self, z: Dual, r: Dual, t: Dual, y: Tensor | None) -> Dual:
         if z.primal[0].numel() != self.dim:
             shape = tuple(z.primal.shape)
             raise ValueError(f"this network has dim {self.dim}: got a state of shape {shape}")
@@ -95,9 +114,7 @@ class MLP(nn.Module):
             h = Dual(h.primal + self.label(null if y is None else y), h.tangent)
         for layer in self.hidden:
             h = affine(layer, silu(h))
-        u = affine(self.last, silu(h))
-        tangent = None if u.tangent is None else u.tangent.reshape(z.primal.shape)
-        return Dual(u.primal.reshape(z.primal.shape), tangent)
+        return silu(h)
 
     def _inputs(self, z: Dual, r: Dual, t: Dual) -> Dual:
         """State, times and their waves, ``[B, dim + C (1 + 2K)]``."""
