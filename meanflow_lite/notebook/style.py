@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -59,6 +60,9 @@ def setup(seed: int = 0) -> None:
     """
     for key, value in _RC.items():
         plt.rcParams[key] = value
+    # The first forward-mode derivative of a process makes PyTorch 2.14 warn about itself.
+    warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
     torch.manual_seed(seed)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.set_printoptions(precision=4, sci_mode=False)
