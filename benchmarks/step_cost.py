@@ -316,62 +316,71 @@ def scaling(settings: list[Setting], pairs: int) -> dict:
     return {"rows": rows, "exponents": fits}
 
 
-def run(quick: bool, headline_pairs: int) -> dict:
-    main = Setting(width=32, depth=1, tokens=16, batch=8) if quick else Setting()
-    few, many = (2, 3) if quick else (6, headline_pairs)
-    net, draw = network(main), batch(main)
-    base = partial(full_step, net, partial(flow_matching, net, draw, main))
+def headline(setting: Setting, pairs: int) -> dict:
+    """What the claims rest on: our ratio, its parts, and whether the yardstick is honest."""
+    net, draw = network(setting), batch(setting)
+
+    def step(loss: Callable[..., Tensor], u: nn.Module = net) -> Callable[[], None]:
+        return partial(full_step, u, partial(loss, u, draw, setting))
+
     plain = PlainDiT(net).to(DEVICE)
-    timm = partial(full_step, plain, partial(flow_matching, plain, draw, main))
-    headline = {
-        "ours": paired(partial(full_step, net, partial(library, net, draw, main)), base, many)
-    }
-    baseline = paired(base, timm, many)
-    table = []
-    for p_equal in (0.75, 0.0) if quick else (0.75, 0.5, 0.0):
-        for guided in (False, True):
-            s = replace(main, p_equal=p_equal, guided=guided)
-            steps = compare(s, list(STEPS), few)
-            row = {"p_equal": p_equal, "guided": guided, "limit": analytic_limit(s), "steps": steps}
-            table.append({**row, "memory": memory(s)})
-    sizes = [(128, 4, 64), (256, 4, 16), (256, 4, 64), (256, 4, 256), (256, 8, 64), (384, 6, 64)]
-    if quick:
-        sizes = [(32, 1, 4), (32, 1, 16), (32, 2, 16), (64, 1, 16)]
-    grid = [Setting(w, d, n, 8 if n > 64 or quick else 32) for w, d, n in sizes]
-    ours = headline["ours"]
-    unguided = table[0]
-    steps = unguided["steps"]
-    speedup = steps["full_batch_one_pass"]["seconds"] / steps["ours"]["seconds"]
+    ours = paired(step(library), step(flow_matching), pairs)
+    print(f"ours: {ours}", flush=True)
+    full_batch = paired(step(one_pass), step(library), pairs // 2)
+    baseline = paired(step(flow_matching), step(flow_matching, plain), pairs // 2)
+    peaks = memory(setting)
     return {
         "ours": ours["ratio"],
         "interval": ours["interval"],
         "cpu": {k: ours["cpu_" + k] for k in ("ratio", "interval")},
-        "limit": analytic_limit(main),
-        "speedup_over_full_batch": speedup,
-        "extra_peak_memory": unguided["memory"]["ours"]["ratio"] - 1,
+        "limit": analytic_limit(setting),
+        "full_batch_one_pass_to_ours": full_batch,
+        "extra_peak_memory": peaks["ours"]["ratio"] - 1,
         "baseline_to_plain_timm": baseline,
         "parameters": sum(p.numel() for p in net.parameters()),
-        "setting": vars(main),
+        "setting": vars(setting),
         "headline": ours,
-        "table": table,
-        "finite_difference_error": difference_error(main),
-        "scaling": scaling(grid, few),
-        "threads": torch.get_num_threads(),
-        "device": str(DEVICE),
     }
+
+
+def table(main: Setting, shares: list[float], pairs: int) -> list[dict]:
+    """Every step, with and without guidance, for shares of rows with r = t."""
+    rows = []
+    for p_equal in shares:
+        for guided in (False, True):
+            s = replace(main, p_equal=p_equal, guided=guided)
+            row = {"p_equal": p_equal, "guided": guided, "limit": analytic_limit(s)}
+            rows.append({**row, "steps": compare(s, list(STEPS), pairs), "memory": memory(s)})
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="small network; writes nothing")
     parser.add_argument("--pairs", type=int, default=40, help="pairs behind the headline ratio")
+    parser.add_argument("--few", type=int, default=5, help="pairs behind every other ratio")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=RESULTS / "step_cost.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    result = {**run(args.quick, args.pairs), "environment": environment()}
-    if not args.quick:
-        write(args.output, result)
+    setting, shares, few = Setting(), [0.75, 0.5, 0.0], args.few
+    sizes = [(128, 4, 64), (256, 4, 16), (256, 4, 64), (256, 4, 256), (256, 8, 64), (384, 6, 64)]
+    if args.quick:
+        setting, shares, few = Setting(width=32, depth=1, tokens=16, batch=8), [0.75, 0.0], 2
+        sizes = [(32, 1, 4), (32, 1, 16), (32, 2, 16), (64, 1, 16)]
+    grid = [Setting(w, d, n, 8 if n > 64 or args.quick else 32) for w, d, n in sizes]
+    result: dict = {}
+    stages: list[Callable[[], dict]] = [
+        lambda: headline(setting, 4 if args.quick else args.pairs),
+        lambda: {"finite_difference_error": difference_error(setting)},
+        lambda: {"scaling": scaling(grid, few)},
+        lambda: {"table": table(setting, shares, few)},
+    ]
+    where = {"threads": args.threads, "device": str(DEVICE), "environment": environment()}
+    for stage in stages:
+        result = {**result, **stage(), **where}
+        if not args.quick:  # after every stage: a run that is stopped leaves what it has measured
+            write(args.output, result)
     print(json.dumps(rounded(result)))
 
 
