@@ -126,3 +126,14 @@ def _known(bad: Tensor) -> bool:
         return bool(bad)
     except RuntimeError:
         return False
+
+
+def rows_where(mask: Tensor) -> Tensor:
+    """Indices of the rows where ``mask`` holds, or of all rows where tracing hides its values."""
+    everything = torch.arange(len(mask), device=mask.device)
+    if torch.compiler.is_compiling():
+        return everything
+    try:
+        return everything[mask]
+    except RuntimeError:
+        return everything

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.special import log_ndtr, ndtri
 
-from meanflow_lite.fields.base import check_call
+from meanflow_lite.fields.base import check_call, rows_where
 from meanflow_lite.paths import bcast
 
 #: Jumps shorter than this are averaged by quadrature: (z_t - z_r) / (t - r) would lose digits.
@@ -116,18 +116,15 @@ class ProductMixture:
         """
         check_call(z, r, t, y, dim=self.dim, num_classes=None, cond=cond)
         state, start, stop = z.double(), t.double(), r.double()
-        gap = start - stop
         # Both branches are evaluated on harmless times, so neither can poison a derivative.
-        long = gap >= SHORT
+        long = start - stop >= SHORT
         far = torch.where(long, stop, (start - SHORT).clamp(min=0.0))
-        near = torch.where(long, start, stop)
-        nodes, weights = (table.to(state)[:, None] for table in _legendre())
-        times = torch.cat([far[None], start - nodes * (start - near)])  # [1 + NODES, B]
-        k = len(times)
-        ends = self._transport(state.repeat(k, 1), times.flatten(), start.repeat(k))
-        chord = (state - ends[: len(z)]) / bcast(torch.where(long, gap, SHORT), state)
-        v = self._velocity(ends[len(z) :], times[1:].flatten())
-        average = (weights[..., None] * v.view(NODES, *z.shape)).sum(0)
+        gap = torch.where(long, start - stop, SHORT)
+        chord = (state - self._transport(state, far, start)) / bcast(gap, state)
+        rows = rows_where(~long)
+        near = torch.where(long, start, stop)[rows]
+        short = self._quadrature(state[rows], near, start[rows])
+        average = torch.zeros_like(state).index_copy(0, rows, short)
         return torch.where(bcast(long, state), chord, average).to(z)
 
     def velocity_variance(
@@ -182,6 +179,14 @@ class ProductMixture:
         score = (z.detach()[..., None] - mean) / var.sqrt()
         low, high = score.amin(-1, keepdim=True), score.amax(-1, keepdim=True)
         return self._invert(self._log_tail(z, t, side), r, side, low, high)
+
+    def _quadrature(self, z: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        """The mean of v along the flow map, by Gauss-Legendre nodes in time."""
+        nodes, weights = (table.to(z)[:, None] for table in _legendre())
+        times = (t - nodes * (t - r)).flatten()
+        ends = self._transport(z.repeat(NODES, 1), times, t.repeat(NODES))
+        v = self._velocity(ends, times).view(NODES, *z.shape)
+        return (weights[..., None] * v).sum(0)
 
     def _invert(self, target: Tensor, r: Tensor, side: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Solve ``log_tail(z, r, side) = target``.
