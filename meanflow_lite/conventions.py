@@ -1,0 +1,131 @@
+r"""Other repositories' conventions: a foreign network as a field of this package, and back.
+
+Here :math:`t = 0` is data, :math:`v = \epsilon - x`, and a field is called ``u(z, r, t, y)``. Each
+row of :data:`CONVENTIONS` is a pair of adapters that undo each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from meanflow_lite.fields import Field
+
+#: A network under another convention: a state, one or two times, labels.
+Foreign = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Convention:
+    """One foreign convention.
+
+    ``call`` is how its network is called and ``meaning`` what it returns, in the notation of this
+    package; ``repositories`` use it. ``read`` and ``write`` are one foreign call in terms of a
+    field and the reverse.
+    """
+
+    name: str
+    repositories: str
+    call: str
+    meaning: str
+    read: Callable[..., Tensor]
+    write: Callable[..., Tensor]
+
+    def to_field(self, net: Foreign) -> Field:
+        """The foreign network as a field ``u(z, r, t, y=None)``."""
+        return Translated(self.read, net)
+
+    def from_field(self, u: Field) -> Foreign:
+        """A field as a foreign network."""
+        return partial(self.write, u)
+
+
+@dataclass(frozen=True)
+class Translated:
+    """A foreign network as a field."""
+
+    read: Callable[..., Tensor]
+    net: Foreign
+
+    def __call__(
+        self,
+        z: Float[Tensor, " b *d"],
+        r: Float[Tensor, " b"],
+        t: Float[Tensor, " b"],
+        y: Int[Tensor, " b"] | None = None,
+        **cond: Tensor,
+    ) -> Float[Tensor, " b *d"]:
+        """Evaluate; ``cond`` goes to the network as it is."""
+        return self.read(partial(self.net, **cond), z, r, t, y)
+
+
+TIMESTEPS = 1000.0
+
+CONVENTIONS: dict[str, Convention] = {
+    row.name: row
+    for row in (
+        Convention(
+            "start and length",
+            "Gsunshine/meanflow, py-meanflow, Lyy-iiis/imeanflow",
+            "net(z, t, h, y), h = t - r",
+            "u(z, r, t)",
+            lambda net, z, r, t, y=None: net(z, t, t - r, y),
+            lambda u, z, t, h, y=None: u(z, t - h, t, y),
+        ),
+        Convention(
+            "start, then end",
+            "haidog-yaqub/MeanFlow (which multiplies times by 1000 inside its network)",
+            "net(x, t, r, y)",
+            "u(x, r, t)",
+            lambda net, z, r, t, y=None: net(z, t, r, y),
+            lambda u, z, t, r, y=None: u(z, r, t, y),
+        ),
+        Convention(
+            "start, then end, in thousandths",
+            "networks whose time embedding expects 0 to 1000",
+            "net(x, 1000 t, 1000 r, y)",
+            "u(x, r, t)",
+            lambda net, z, r, t, y=None: net(z, TIMESTEPS * t, TIMESTEPS * r, y),
+            lambda u, z, t, r, y=None: u(z, r / TIMESTEPS, t / TIMESTEPS, y),
+        ),
+        Convention(
+            "data at one",
+            "SiT, facebookresearch/flow_matching, TorchCFM",
+            "net(x, s, y), s = 1 - t",
+            "x - eps, minus the velocity v(z, t); it knows no r",
+            lambda net, z, r, t, y=None: -net(z, 1 - t, y),
+            lambda u, x, s, y=None: -u(x, 1 - s, 1 - s, y),
+        ),
+        Convention(
+            "data at one, with a length",
+            "kvfrans/shortcut-models",
+            "net(x, s, d, y), s = 1 - t, d = t - r",
+            "-u(x, r, t): the velocity of a jump forwards from s to s + d",
+            lambda net, z, r, t, y=None: -net(z, 1 - t, t - r, y),
+            lambda u, x, s, d, y=None: -u(x, 1 - s - d, 1 - s, y),
+        ),
+        Convention(
+            "noise level as a timestep",
+            "diffusers with FlowMatchEulerDiscreteScheduler",
+            "net(z, 1000 t, y)",
+            "eps - x, the velocity v(z, t); it knows no r",
+            lambda net, z, r, t, y=None: net(z, TIMESTEPS * t, y),
+            lambda u, z, step, y=None: u(z, step / TIMESTEPS, step / TIMESTEPS, y),
+        ),
+    )
+}
+
+
+def p_equal_from_share_of_jumps(ratio: float) -> float:
+    """``p_equal`` from the share of rows with r *unlike* t, as several ports spell it.
+
+    Gsunshine/meanflow's ``data_proportion = 0.75`` is ``p_equal`` itself; the paper's "25% of
+    r unlike t" is a ratio of 0.25, and both mean ``p_equal = 0.75``.
+    """
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"a share of rows is in [0, 1]: got {ratio}")
+    return 1 - ratio
