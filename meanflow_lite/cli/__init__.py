@@ -9,14 +9,26 @@ from typing import Any
 import tyro
 
 from meanflow_lite.cli.cost import Cost
+from meanflow_lite.cli.doctor import Doctor
+from meanflow_lite.cli.encode import Encode, Verify
+from meanflow_lite.cli.fid import Fid
 from meanflow_lite.cli.model import Model, load
+from meanflow_lite.cli.sample import Sample
 from meanflow_lite.cli.settings import PRESETS, Settings
 from meanflow_lite.cli.train import Train
 from meanflow_lite.training import CheckpointError, Diverged
 
 __all__ = ["PRESETS", "Model", "Settings", "load", "main"]
 
-COMMANDS: dict[str, Any] = {"train": Train, "cost": Cost}
+COMMANDS: dict[str, Any] = {
+    "doctor": Doctor,
+    "encode": Encode,
+    "verify": Verify,
+    "train": Train,
+    "sample": Sample,
+    "fid": Fid,
+    "cost": Cost,
+}
 
 DESCRIPTION = """One-step image generation with MeanFlow, one command a stage.
 

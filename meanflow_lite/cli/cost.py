@@ -142,18 +142,23 @@ class Cost:
         rows = settings.batch // (self.gpus * settings.accumulate)
         kept = activation_bytes(config, rows, 2 if settings.bf16 else 4, settings.checkpoint)
         state = state_bytes(config, len(settings.ema))
-        print(f"""\
-network        {settings.network}, {parameters(config) / 1e6:.2f} M parameters, {tokens(config)} tokens
-evaluation     {macs / 1e9:.2f} G multiply-adds an image
-run            {steps:,} steps of {settings.batch} images = {settings.epochs:g} epochs of {self.images:,}
-step           {work.step:.2f} forward passes; flow matching {work.plain:.2f}, textbook {work.textbook:.2f}
-hours          {hours(work.step):.1f} on {self.gpus} x {self.gpu}; flow matching {hours(work.plain):.1f}, \
-textbook {hours(work.textbook):.1f}
-images/s       {rate / (2 * macs * work.step):,.0f}
-memory a GPU   {state / 2**30:.1f} GiB state + {kept / 2**30:.1f} GiB activations of {rows} images
-
-Assumes: {self.mfu:.0%} of {PEAKS[self.gpu] / 1e12:.0f} TFLOPs a second (dense bfloat16, data sheet) for all \
-passes alike; a backward pass is two
-forward passes, a tangent {TANGENT:g}; the reader keeps up; communication is hidden. Arithmetic is counted, \
-not measured, and
-the share of the peak is a guess until a run's log shows its `mfu`. Not run on these GPUs.""")
+        guess = f"{self.mfu:.0%} of {PEAKS[self.gpu] / 1e12:.0f} TFLOPs a second"
+        lines = {
+            "network": f"{settings.network}, {parameters(config) / 1e6:.2f} M parameters, "
+            f"{tokens(config)} tokens",
+            "evaluation": f"{macs / 1e9:.2f} G multiply-adds an image",
+            "run": f"{steps:,} steps of {settings.batch} of {self.images:,} images",
+            "step": f"{work.step:.2f} forward passes (flow matching {work.plain:.2f}, "
+            f"derivative on all rows {work.textbook:.2f})",
+            "hours": f"{hours(work.step):.1f} on {self.gpus} x {self.gpu} (flow matching "
+            f"{hours(work.plain):.1f}, derivative on all rows {hours(work.textbook):.1f})",
+            "images a second": f"{rate / (2 * macs * work.step):,.0f}",
+            "memory a GPU": f"{state / 2**30:.1f} GiB state + {kept / 2**30:.1f} GiB activations "
+            f"of {rows} images",
+            "assumes": f"{guess} (dense bfloat16 by the data sheet) for all passes alike; a "
+            f"backward pass is two forward passes, a tangent {TANGENT:g};",
+            "": "the reader keeps up and communication is hidden. Arithmetic is counted, the share",
+            " ": "of the peak is a guess until the log of a run shows its mfu.",
+        }
+        for name, text in lines.items():
+            print(f"{name:<16} {text}")

@@ -33,7 +33,7 @@ from meanflow_lite.training.logs import Logger
 class Train:
     """Train a network. Without any argument: 8x8 digits, on a CPU, in minutes.
 
-    On several GPUs: `torchrun --nproc-per-node 8 -m meanflow_lite train --preset b2 --data LATENTS`.
+    On several GPUs: `torchrun --nproc-per-node 8 -m meanflow_lite train --preset b2 --data DIR`.
     The run folder gets run.json, log.jsonl, tensorboard/, checkpoints/, grids/ and, at the end,
     model.safetensors.
 

@@ -82,7 +82,7 @@ def train_feature_network(steps: int = 600) -> FeatureNetwork:
 def feature_network() -> FeatureNetwork:
     """The shipped network."""
     network = FeatureNetwork()
-    network.load_state_dict(load_file(str(files(__package__).joinpath(WEIGHTS))))
+    network.load_state_dict(load_file(str(files("meanflow_lite.evaluation").joinpath(WEIGHTS))))
     return network.eval().requires_grad_(False)
 
 
@@ -90,7 +90,7 @@ def feature_network() -> FeatureNetwork:
 def classifier() -> SVC:
     """A support vector machine on pixels, fitted to the training split in a moment."""
     x, y = digits()
-    return SVC(C=10.0, gamma=0.06).fit(x.flatten(1).numpy(), y.numpy())
+    return SVC(C=10.0, gamma=0.06).fit(x.flatten(1).numpy(), y.numpy())  # pyright: ignore
 
 
 def accuracy(x: Images, y: Int[Tensor, " n"]) -> float:
@@ -182,5 +182,5 @@ def bootstrap(
 
 def write_weights() -> None:
     """Train the feature network and store it beside this file."""
-    path = Path(str(files(__package__).joinpath(WEIGHTS)))
+    path = Path(str(files("meanflow_lite.evaluation").joinpath(WEIGHTS)))
     save_file(train_feature_network().state_dict(), path)

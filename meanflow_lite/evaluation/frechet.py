@@ -42,7 +42,7 @@ def accumulate(batches: Iterable[Float[Tensor, " b d"]]) -> Moments:
     Raises:
         ValueError: with fewer than two rows, or features that are not finite.
     """
-    count, total, outer, origin = 0, 0.0, 0.0, 0.0
+    count, total, outer, origin = 0, np.zeros(1), np.zeros((1, 1)), np.zeros(1)
     for batch in batches:
         f = batch.detach().double().cpu().numpy()
         if not count:

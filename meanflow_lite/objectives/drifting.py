@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+import torch.distributed as dist
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from meanflow_lite.fields import Field
@@ -45,6 +46,18 @@ def drift(
     return pull - away @ generated * towards.sum(1, keepdim=True)
 
 
+def everywhere(rows: Shaped[Tensor, " b *d"]) -> Shaped[Tensor, " n *d"]:
+    """The rows of all processes, without gradients: the drift couples the samples of a batch.
+
+    Micro-batches (``accumulate``) are not gathered: each of them is a smaller set of points.
+    """
+    if not dist.is_initialized():
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
+
+
 @dataclass(frozen=True)
 class Drifting(SingleStage):
     """The sum of the drifts at several ``taus``, within a class where there are labels."""
@@ -60,11 +73,14 @@ class Drifting(SingleStage):
     def __call__(self, u: Field, draw: Draw, ctx: Context) -> Loss:
         """The loss is the squared drift: its size, not its gradient, falls at the solution."""
         made = draw.eps - u(draw.eps, draw.r, draw.t, draw.y)
-        here, data = made.detach().flatten(1).to(draw.x), draw.x.flatten(1)
+        here, data = everywhere(made.detach().flatten(1).to(draw.x)), everywhere(draw.x.flatten(1))
         same = torch.ones(len(here), len(here), dtype=torch.bool, device=here.device)
         if draw.y is not None:
-            same = draw.y[:, None] == draw.y[None, :]
+            y = everywhere(draw.y)
+            same = y[:, None] == y[None, :]
         other = same & ~torch.eye(len(here), dtype=torch.bool, device=here.device)
-        v = sum(drift(here, here, data, tau, (other, same)) for tau in self.taus)
-        error = squared_error(made, made.detach() + torch.as_tensor(v).view_as(made))
+        v = torch.stack([drift(here, here, data, tau, (other, same)) for tau in self.taus]).sum(0)
+        first = dist.get_rank() * len(made) if dist.is_initialized() else 0
+        own = v[first : first + len(made)].view_as(made)
+        error = squared_error(made, made.detach() + own)
         return Loss(error, {"drift": error.detach().sqrt()})

@@ -29,6 +29,6 @@ class Ema:
         self.updates += 1
         mine: list[torch.Tensor] = [*self.net.parameters()]
         theirs: list[torch.Tensor] = [*net.parameters()]
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        torch._foreach_lerp_(mine, theirs, 1 - decay)  # pyright: ignore
         for kept, now in zip(self.net.buffers(), net.buffers(), strict=True):
             kept.copy_(now)

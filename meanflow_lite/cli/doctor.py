@@ -1,0 +1,131 @@
+"""``meanflow-lite doctor``: what this machine has and what works on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+import torch.distributed as dist
+from torch.nn import functional as F
+
+from meanflow_lite.networks.presets import build
+
+PACKAGES = ("meanflow-lite", "torch", "torchvision", "timm", "numpy", "safetensors", "diffusers")
+PACKAGES += ("torch-fidelity", "tensorboard", "tyro")
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Show versions and devices, and try what training needs. Paste it into a bug report.
+
+    Attributes:
+        compile: try `torch.compile` as well (a minute on a CPU).
+    """
+
+    compile: bool = False
+
+    def run(self) -> None:
+        """Print one line a check; exits with 1 if the derivative does not work."""
+        _print("python", f"{platform.python_version()} on {platform.platform()}")
+        for package in PACKAGES:
+            _print(package, _version(package))
+        _print("threads", f"{torch.get_num_threads()} of {os.cpu_count()} CPUs")
+        for i in range(torch.cuda.device_count()):
+            gpu = torch.cuda.get_device_properties(i)
+            _print(f"GPU {i}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+        if not torch.cuda.is_available():
+            _print("GPU", "none visible: everything runs on the CPU")
+        works = _try("derivative (JVP)", _derivative)
+        _try("fused attention", _attention)
+        _try("bfloat16", _bfloat16)
+        _try(f"processes ({'nccl' if torch.cuda.is_available() else 'gloo'})", _processes)
+        if self.compile:
+            _try("torch.compile", _compile)
+        if not works:
+            sys.exit(1)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _print(name: str, value: str) -> None:
+    print(f"{name:<20} {value}")
+
+
+def _try(name: str, check: Callable[[], str]) -> bool:
+    try:
+        _print(name, check())
+    except Exception as error:  # any failure is a finding here
+        _print(name, f"FAILS: {type(error).__name__}: {str(error).splitlines()[0]}")
+        return False
+    return True
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _inputs() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+    net = build("digits-XS").to(_device())
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    z = torch.randn(4, 1, 8, 8, device=_device())
+    return net, (z, torch.zeros(4, device=_device()), torch.ones(4, device=_device()))
+
+
+def _derivative() -> str:
+    net, (z, r, t) = _inputs()
+    _, exact = torch.func.jvp(net, (z, r, t), (z, torch.zeros_like(r), torch.ones_like(t)))
+    h = 1e-2
+    difference = (net(z + h * z, r, t + h) - net(z - h * z, r, t - h)) / (2 * h)
+    error = float((exact - difference).norm() / exact.norm())
+    if not error < 0.05:
+        raise RuntimeError(f"differs from a finite difference by {error:.1%}")
+    return f"works, {error:.1e} from a finite difference"
+
+
+def _attention() -> str:
+    q = torch.randn(4, 4, 64, 32, device=_device())
+    fused = F.scaled_dot_product_attention(q, q, q)
+    plain = (q @ q.mT * 32**-0.5).softmax(-1) @ q
+    return f"works, {float((fused - plain).abs().max()):.1e} from the explicit softmax"
+
+
+def _bfloat16() -> str:
+    net, (z, r, t) = _inputs()
+    with torch.autocast(_device(), torch.bfloat16):
+        error = float((net(z, r, t).float() - net.float()(z, r, t).float()).abs().max())
+    return f"works, differs by {error:.1e} within autocast"
+
+
+def _processes() -> str:
+    if torch.cuda.is_available():
+        return f"{'available' if dist.is_nccl_available() else 'missing'}"
+    if dist.is_initialized():
+        return "running"
+    store = dist.TCPStore("localhost", 0, 1, is_master=True, wait_for_workers=False)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        x = torch.ones(1)
+        dist.all_reduce(x)
+    finally:
+        dist.destroy_process_group()
+    return "works"
+
+
+def _compile() -> str:
+    net, inputs = _inputs()
+    start = time.perf_counter()
+    compiled = torch.compile(net)
+    difference = float((compiled(*inputs) - net(*inputs)).abs().max())
+    return f"works, {time.perf_counter() - start:.0f} s to compile, differs by {difference:.1e}"

@@ -1,0 +1,145 @@
+"""``meanflow-lite sample``: images from a trained run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from meanflow_lite.cli.images import as_picture, save_grid
+from meanflow_lite.cli.model import load, walk_times
+from meanflow_lite.cli.processes import joined, place, wait
+from meanflow_lite.data.batches import seeded
+from meanflow_lite.data.digits import to_uint8
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Sample images. Without any argument: digits, from the model that comes with the package.
+
+    Noise depends on the seed and a sample's number alone: the batch size and the number of
+    processes (torchrun) change nothing.
+
+    Attributes:
+        model: folder of a run, or `digits`.
+        out: folder, or a file name that ends in .npz (arr_0 as ADM writes it, and labels).
+        count: number of samples.
+        labels: `random`, `balanced`, or classes such as 3,3,7 that are repeated in turn.
+        steps: evaluations from noise to data (`flow_matching` models: Euler steps).
+        t_mid: where two steps meet; None: at 0.5.
+        omega: guidance at sampling, for `flow_matching` models; others were trained with theirs.
+        seed: of noise and random labels.
+        batch: samples at once.
+        vae: decoder of latents; None: the one that encoded the training images.
+        device: `auto` takes a GPU where there is one.
+    """
+
+    model: Path = Path("digits")
+    out: Path = Path("samples")
+    count: int = 100
+    labels: str = "balanced"
+    steps: int = 1
+    t_mid: float | None = None
+    omega: float = 1.0
+    seed: int = 0
+    batch: int = 256
+    vae: str | None = None
+    device: str = "auto"
+
+    def run(self) -> None:
+        """Write the samples of this process; the first process adds a grid and a description."""
+        with joined(self.device) as device:
+            model = load(self.model, device)
+            labels = choose_labels(self.labels, self.count, model.num_classes, self.seed)
+            times = walk_times(self.steps, self.t_mid)
+            part, parts = place()
+            mine = list(range(part, self.count, parts))
+            packed = self.out.suffix == ".npz"
+            folder = self.out.with_suffix(".parts") if packed else self.out
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels: list[np.ndarray] = []
+            bar = tqdm(total=len(mine), unit="image", disable=part > 0, file=sys.stderr)
+            for first in range(0, len(mine), self.batch):
+                rows = mine[first : first + self.batch]
+                z = model.latents(model.noise(rows, self.seed), labels[rows], times, self.omega)
+                images = to_uint8(model.decode(z, self.vae)).permute(0, 2, 3, 1).numpy()
+                if packed:
+                    pixels.append(images)
+                else:
+                    for i, image in zip(rows, images, strict=True):
+                        as_picture(image).save(folder / f"{i:06d}.png")
+                bar.update(len(rows))
+            bar.close()
+            if packed:
+                np.save(folder / f"{part}.npy", np.concatenate(pixels))
+            wait()
+            if part == 0:
+                self._finish(folder, labels, parts, model.info)
+
+    def _finish(self, folder: Path, labels: torch.Tensor, parts: int, info: dict) -> None:
+        about = {
+            "model": str(self.model),
+            "label_protocol": protocol(self.labels),
+            "count": self.count,
+            "steps": self.steps,
+            "t_mid": self.t_mid,
+            "omega": self.omega,
+            "seed": self.seed,
+            "labels": labels.tolist(),
+            "settings": info["settings"],
+        }
+        if self.out.suffix == ".npz":
+            pieces = [np.load(folder / f"{part}.npy") for part in range(parts)]
+            images = np.empty((self.count, *pieces[0].shape[1:]), np.uint8)
+            for part, piece in enumerate(pieces):
+                images[part::parts] = piece
+                (folder / f"{part}.npy").unlink()
+            folder.rmdir()
+            np.savez(self.out, arr_0=images, labels=labels.numpy(), about=json.dumps(about))
+        else:
+            (folder / "samples.json").write_text(json.dumps(about) + "\n")
+            shown = load_grid(folder, min(self.count, 100))
+            save_grid(shown, folder / "grid.png", 10)
+        print(f"{self.count} samples in {self.out}", file=sys.stderr)
+
+
+def load_grid(folder: Path, count: int) -> torch.Tensor:
+    """The first samples as images in [-1, 1]."""
+    from PIL import Image
+
+    arrays = [np.asarray(Image.open(folder / f"{i:06d}.png")) for i in range(count)]
+    stacked = torch.from_numpy(np.stack(arrays))
+    stacked = stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2)
+    return stacked.float() / 127.5 - 1
+
+
+def choose_labels(rule: str, count: int, num_classes: int, seed: int) -> torch.Tensor:
+    """Labels ``[count]``: ``random`` (uniform), ``balanced`` (in turn), or a list in turn.
+
+    Raises:
+        ValueError: for anything else, or classes out of range.
+    """
+    if rule == "random":
+        return torch.randint(num_classes, (count,), generator=seeded(seed, 5))
+    if rule == "balanced":
+        return torch.arange(count) % num_classes
+    try:
+        given = torch.tensor([int(part) for part in rule.split(",")])
+    except ValueError as error:
+        raise ValueError(
+            f"--labels is random, balanced or a list such as 3,3,7: got {rule!r}"
+        ) from error
+    if given.min() < 0 or given.max() > num_classes:
+        raise ValueError(f"--labels must be 0 ... {num_classes - 1}: got {rule}")
+    return given[torch.arange(count) % len(given)]
+
+
+def protocol(rule: str) -> Literal["random", "balanced", "given"]:
+    """The name of a label rule, as it belongs beside an FID."""
+    return rule if rule in ("random", "balanced") else "given"  # pyright: ignore
