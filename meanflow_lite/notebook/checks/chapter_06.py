@@ -1,0 +1,89 @@
+"""Exercises of chapter 06: a rule for duals, tangents of another signature, the bill."""
+
+from __future__ import annotations
+
+import torch
+
+from meanflow_lite.notebook.exercises import exercise
+
+_A = torch.tensor([-3.0, -0.5, 0.2, 2.0], dtype=torch.float64)
+_SLOPE = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+_V = torch.tensor([[0.4, -1.0], [2.0, 0.3], [-0.7, 1.2]], dtype=torch.float64)
+
+
+def _gate(a):
+    return torch.sigmoid(a)
+
+
+exercise(
+    "06-silu",
+    use=lambda silu: silu(_A, _SLOPE),
+    right=lambda a, da: (a * _gate(a), (_gate(a) + a * _gate(a) * (1 - _gate(a))) * da),
+    mistakes={
+        "The value is right. The slope is the derivative alone: multiply it by the slope that "
+        "came in.": lambda a, da: (a * _gate(a), _gate(a) + a * _gate(a) * (1 - _gate(a))),
+        "The product rule has two terms: the gate changes too.": lambda a, da: (
+            a * _gate(a),
+            _gate(a) * da,
+        ),
+        "The product rule has two terms: the factor a changes too.": lambda a, da: (
+            a * _gate(a),
+            a * _gate(a) * (1 - _gate(a)) * da,
+        ),
+        "The activation was applied to the slope: a slope is multiplied by the derivative.": (
+            lambda a, da: (a * _gate(a), da * _gate(da))
+        ),
+    },
+    praise="Right: the product rule, then the slope that came in.",
+)
+
+
+def _net(z, t, h):
+    """A network of (z, t, h)."""
+    return torch.sin(z * (1 + t)[:, None]) + (h**2)[:, None] * z + (t * h)[:, None]
+
+
+def _slope(tangents):
+    dz, dt, dh = tangents(_V)
+    t = torch.tensor([0.9, 0.6, 0.8], dtype=torch.float64)
+    h = torch.tensor([0.9, 0.2, 0.5], dtype=torch.float64)
+    z = torch.tensor([[1.0, 0.2], [-0.3, 0.8], [0.5, -1.5]], dtype=torch.float64)
+    along = (dz, torch.full_like(t, float(dt)), torch.full_like(h, float(dh)))
+    return torch.func.jvp(_net, (z, t, h), along)[1]
+
+
+exercise(
+    "06-tangents",
+    use=_slope,
+    right=lambda v: (v, 1.0, 1.0),
+    mistakes={
+        "That holds the length h fixed, so r moves along with t. Here r stays: what does h do?": (
+            lambda v: (v, 1.0, 0.0)
+        ),
+        "That holds t fixed and lets h grow: r moves down. Along the path t grows.": lambda v: (
+            v,
+            0.0,
+            1.0,
+        ),
+        "h = t - r grows with t, and not against it.": lambda v: (v, 1.0, -1.0),
+        "z moves too, with velocity v.": lambda v: (0 * v, 1.0, 1.0),
+    },
+    praise="Right: r stays, so t and h = t - r grow together.",
+)
+
+exercise(
+    "06-cost",
+    use=lambda cost: [cost(0.0), cost(0.25), cost(1.0)],
+    right=lambda q: (4 + q) / 3,
+    mistakes={
+        "The guidance forward is missing: one more evaluation on every row.": (
+            lambda q: (3 + q) / 3
+        ),
+        "That evaluation keeps no record, so it has no backward pass: one F and not three.": (
+            lambda q: (6 + q) / 3
+        ),
+        "The derivative runs on a share q of the rows only.": lambda q: 5 / 3,
+        "This is in units of F: divide by flow matching's three.": lambda q: 4 + q,
+    },
+    praise="Right: three for flow matching, q for the derivative, one for guidance.",
+)
