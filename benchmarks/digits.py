@@ -1,0 +1,142 @@
+r"""Guided one-step digits: the guidance scale, the size of the model, two steps, and the baseline.
+
+    python benchmarks/digits.py            # writes meanflow_lite/results/digits.json
+    python benchmarks/digits.py --quick    # a minute; writes into the working folder
+    python benchmarks/digits.py --ship runs/digits   # the run of `meanflow-lite train`, packaged
+
+Every trained cell has the optimizer, schedule, batch and label dropout of the `digits` preset and
+fewer steps (`STEPS`). Flow matching is the same network with the same steps, walked by 50 Euler
+steps with classifier-free guidance. The shipped model is judged too, beside flow matching with its
+number of steps. Judged are 2,000 samples with balanced labels; intervals are bootstraps over
+samples of one training run, so they do not hold the spread between runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from harness import RESULTS, Cell, rounded, run_cells
+
+from meanflow_lite.cli.data import open_data
+from meanflow_lite.cli.model import WEIGHTS, Model, load, write_info
+from meanflow_lite.cli.settings import PRESETS
+from meanflow_lite.evaluation.digits import judge
+from meanflow_lite.objectives import trained
+from meanflow_lite.samplers import Times, uniform_times
+from meanflow_lite.training import Trainer
+
+STEPS = 600
+SCALES = (1.0, 1.5, 2.0, 3.0, 5.0)
+MIDDLES = (0.2, 0.35, 0.5, 0.65, 0.8)
+BASELINE_STEPS = 50
+
+
+def cells(steps: int, shipped: bool) -> list[Cell]:
+    def cell(method: str, network: str, scale: float, steps: int) -> Cell:
+        return {"method": method, "network": network, "scale": scale, "steps": steps}
+
+    made = []
+    if shipped:  # first, as the comparison of the same network and budget
+        info = load("digits").info
+        network, long = info["settings"]["network"], info["steps"]
+        made = [cell("shipped", network, 2.0, long), cell("flow_matching", network, 1.0, long)]
+    made += [cell("meanflow", "digits-S", scale, steps) for scale in SCALES]
+    made += [cell("meanflow", f"digits-{size}", 2.0, steps) for size in ("XS", "M")]
+    made += [cell("flow_matching", f"digits-{size}", 1.0, steps) for size in ("XS", "S", "M")]
+    return made
+
+
+def fit(cell: Cell) -> tuple[Model, float]:
+    """Train one cell; returns the model and the seconds of the processor that it took."""
+    base = PRESETS["digits"]
+    kappa = 0.5 if cell["scale"] != 1 else 0.0
+    settings = replace(
+        base,
+        objective=cell["method"],
+        network=cell["network"],
+        steps=cell["steps"],
+        omega=cell["scale"] * (1 - kappa),
+        kappa=kappa,
+    )
+    data = open_data("digits", 1.0)
+    torch.manual_seed(settings.seed)
+    net, objective = settings.make_network(10), settings.make_objective(10)
+    config = settings.train_config(data.images)
+    trainer = Trainer(net, objective, data.batches, config)
+    began = time.process_time()
+    for _ in trainer.run():
+        pass
+    info = {
+        "num_classes": 10,
+        "shape": [1, 8, 8],
+        "vae": None,
+        "domain": asdict(objective.domain),
+    }
+    field = trained(trainer.averages[0].net, objective.domain)
+    return Model(field, info), time.process_time() - began  # pyright: ignore[reportArgumentType]
+
+
+def judged(model: Model, times: Times, omega: float = 1.0, count: int = 2000) -> dict:
+    labels = torch.arange(count) % 10
+    x = model.latents(model.noise(range(count)), labels, times, omega)
+    return asdict(judge(x.clamp(-1, 1), labels))
+
+
+def latency(model: Model, times: Times, batch: int) -> float:
+    """Median milliseconds of one call."""
+    eps, labels = model.noise(range(batch)), torch.arange(batch) % 10
+    seconds = []
+    for _ in range(7):
+        began = time.perf_counter()
+        model.latents(eps, labels, times)
+        seconds.append(time.perf_counter() - began)
+    return 1000 * sorted(seconds)[3]
+
+
+def run(cell: Cell) -> dict:
+    model, seconds = (load("digits"), None) if cell["method"] == "shipped" else fit(cell)
+    many = uniform_times(BASELINE_STEPS)
+    result: dict = {
+        "parameters": sum(p.numel() for p in model.net.parameters()),
+        "training_cpu_seconds": seconds,
+    }
+    if cell["method"] == "flow_matching":
+        result["walk"] = {str(w): judged(model, many, w) for w in SCALES}
+        result["one_step"] = judged(model, [1.0, 0.0])
+        result["latency_ms"] = {str(b): latency(model, many, b) for b in (1, 100)}
+        return result
+    result["one_step"] = judged(model, [1.0, 0.0])
+    if cell["scale"] == 2.0:
+        result["two_steps"] = {str(t): judged(model, [1.0, t, 0.0]) for t in MIDDLES}
+    result["latency_ms"] = {str(b): latency(model, [1.0, 0.0], b) for b in (1, 100)}
+    return result
+
+
+def ship(folder: Path) -> None:
+    """Copy a run into the package as the model `digits`, with what it measures."""
+    model, target = load(folder), RESULTS / "digits"
+    target.mkdir(parents=True, exist_ok=True)
+    metrics = {"one_step": judged(model, [1.0, 0.0]), "two_steps": judged(model, [1.0, 0.5, 0.0])}
+    shutil.copy(folder / WEIGHTS, target / WEIGHTS)
+    write_info(target, {**model.info, "metrics": rounded(metrics)})
+    print(json.dumps(metrics, indent=1))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--ship", type=Path, default=None, help="run folder to put in the package")
+    args = parser.parse_args()
+    if args.ship:
+        ship(args.ship)
+        raise SystemExit
+    out = args.out or (Path("digits.json") if args.quick else RESULTS / "digits.json")
+    run_cells(cells(20 if args.quick else STEPS, not args.quick), run, out, args.workers)

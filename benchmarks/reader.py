@@ -1,0 +1,102 @@
+"""Samples a second that the latent cache delivers, cold and warm, beside what training needs.
+
+    python benchmarks/reader.py --images 4096
+
+Needed: eight H100s training B/2 at the share of the peak that `meanflow-lite cost` assumes; each of
+the eight processes reads its own eighth. Cold: after the pages of the shards were dropped from the
+cache of the operating system (`posix_fadvise`). One thread of one process is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from harness import RESULTS, environment, write
+
+from meanflow_lite.cli.cost import PEAKS, forward_macs, passes
+from meanflow_lite.cli.settings import PRESETS
+from meanflow_lite.data.latents import LatentCache
+from meanflow_lite.networks.presets import PRESETS as NETWORKS
+
+BATCH, PROCESSES, MFU = 256, 8, 0.35
+
+
+def write_cache(folder: Path, images: int, shard: int = 1024) -> None:
+    """A cache of random latents with the shapes of ImageNet 256."""
+    import hashlib
+
+    digests, rng = [], np.random.default_rng(0)
+    for index in range(images // shard):
+        data = rng.standard_normal((shard, 1, 8, 32, 32), np.float32)
+        path = folder / f"shard-{index:05d}.npy"
+        np.save(path, data)
+        digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
+        sidecar = {"count": shard, "labels": [0] * shard, "sha256": digests[-1], "left_out": []}
+        path.with_suffix(".json").write_text(json.dumps(sidecar))
+    manifest = {"complete": True, "shards": len(digests), "classes": ["a"], "vae": "none"}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": digests}))
+
+
+def drop(folder: Path) -> None:
+    """Forget the pages of the shards."""
+    for path in folder.glob("*.npy"):
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
+
+
+def rate(read: Callable[[int], object], rows: int, steps: int) -> float:
+    began = time.perf_counter()
+    for step in range(steps):
+        read(step)
+    return rows * steps / (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=4096)
+    parser.add_argument("--out", type=Path, default=RESULTS / "reader.json")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    settings = PRESETS["b2"]
+    work = 2 * forward_macs(NETWORKS[settings.network]) * passes(settings).step
+    needed = PROCESSES * PEAKS["H100"] * MFU / work
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_cache(folder, args.images)
+        cache = LatentCache(folder)
+        steps = args.images // BATCH
+        own = BATCH // PROCESSES
+
+        def whole(step: int) -> object:
+            return cache(step, BATCH, 0)
+
+        def part(step: int) -> object:
+            return cache(step, BATCH, 0, 3, PROCESSES)
+
+        drop(folder)
+        cold = rate(whole, BATCH, steps)
+        warm = rate(whole, BATCH, 3 * steps)
+        share = rate(part, own, 3 * steps)
+    result = {
+        "environment": environment(),
+        "images": args.images,
+        "batch": BATCH,
+        "cold_samples_per_second": cold,
+        "warm_samples_per_second": warm,
+        "one_of_eight_processes_samples_per_second": share,
+        "needed_by_eight_h100_samples_per_second": needed,
+        "needed_by_each_process": needed / PROCESSES,
+        "keeps_up": share > needed / PROCESSES,
+    }
+    write(args.out, result)
+    print(json.dumps(result))
