@@ -32,7 +32,7 @@ from meanflow_lite.training import TrainConfig, train
 Walk = Callable[[Field, Tensor, Sequence[float]], Tensor]
 PICTURE = Path(__file__).parents[1] / "book/_static/one_step.png"
 CONFIG = TrainConfig(steps=3000, batch=512, lr=4e-3, clip=10.0, cooldown=0.5)
-LINES = 120  # paths drawn; all points are
+LINES = 90  # paths drawn; all points are
 
 
 def fit(objective: Objective) -> Field:
@@ -54,11 +54,11 @@ def paths(walk: Walk, u: Field, eps: Tensor, steps: int) -> Tensor:
 def draw(ax: Axes, states: Tensor, title: str, color: str) -> None:
     """Noise, the first ``LINES`` paths, and where all points end."""
     lines = states[:, :LINES].transpose(0, 1)
-    ax.scatter(*states[0].T, s=3, color=COLORS["noise"], alpha=0.35, linewidths=0)
-    ax.add_collection(LineCollection([*lines.numpy()], colors=color, linewidths=0.8, alpha=0.55))
-    ax.scatter(*states[-1].T, s=5, color=COLORS["data"], linewidths=0, zorder=3)
+    ax.scatter(*states[0].T, s=3, color=COLORS["noise"], alpha=0.25, linewidths=0)
+    ax.add_collection(LineCollection([*lines.numpy()], colors=color, linewidths=0.8, alpha=0.5))
+    ax.scatter(*states[-1].T, s=7, color=COLORS["data"], alpha=0.4, linewidths=0, zorder=3)
     ax.set(xlim=(-3.3, 3.3), ylim=(-3.3, 3.3), aspect="equal")
-    ax.set_title(title, color=color, weight="bold", fontsize=12)
+    ax.set_title(title, color=color, weight="bold", fontsize=12, pad=2)
     ax.axis("off")
 
 
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PICTURE)
     out: Path = parser.parse_args().out
     setup()
-    eps = torch.randn(1500, 2, generator=seeded(7))
+    eps = torch.randn(3000, 2, generator=seeded(7))
     flow = fit(FlowMatching(law=Uniform()))
     mean = fit(MeanFlow(pair=Below(Uniform()), p_equal=0.25, p=0.0))
     shown = [
