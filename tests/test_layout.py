@@ -17,6 +17,7 @@ PACKAGE = ROOT / "meanflow_lite"
 ORDER = [
     "paths",
     "fields",
+    "conventions",
     "identity",
     "guidance",
     "losses",

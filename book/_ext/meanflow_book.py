@@ -125,6 +125,7 @@ def solutions_page() -> str:
 PACKAGE = [
     "paths",
     "fields",
+    "conventions",
     "identity",
     "guidance",
     "losses",
