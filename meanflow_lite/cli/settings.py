@@ -52,7 +52,7 @@ class Settings:
 
     network: str = "digits-S"
     objective: str = "meanflow"
-    epochs: float = 240
+    epochs: float = 240.0
     steps: int | None = None
     batch: int = 256
     accumulate: int = 1
@@ -145,7 +145,7 @@ _IMAGENET = Settings(network="B/2", ema=(0.9999,))
 PRESETS: dict[str, Settings] = {
     "digits": Settings(
         network="digits-S",
-        epochs=250,
+        epochs=250.0,
         batch=128,
         lr=1e-3,
         cooldown=0.5,
@@ -154,12 +154,12 @@ PRESETS: dict[str, Settings] = {
         omega=1.0,
         kappa=0.5,
     ),
-    "b4": replace(_IMAGENET, network="B/4", epochs=80),
+    "b4": replace(_IMAGENET, network="B/4", epochs=80.0),
     "b2": replace(_IMAGENET, omega=1.0, kappa=0.5),
     "m2": replace(_IMAGENET, network="M/2", omega=1.0, kappa=0.5),
     "l2": replace(_IMAGENET, network="L/2", omega=0.2, kappa=0.92, t_guided=(0.0, 0.8)),
     "xl2": replace(_IMAGENET, network="XL/2", omega=0.2, kappa=0.92, t_guided=(0.0, 0.75)),
     "xl2-plus": replace(
-        _IMAGENET, network="XL/2", epochs=1000, omega=1.0, kappa=0.5, t_guided=(0.3, 0.8)
+        _IMAGENET, network="XL/2", epochs=1000.0, omega=1.0, kappa=0.5, t_guided=(0.3, 0.8)
     ),
 }

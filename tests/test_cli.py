@@ -1,0 +1,319 @@
+"""The commands as a user types them; presets against the published table; cost against counts."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
+
+from meanflow_lite import cli, notebook
+from meanflow_lite.cli import cost
+from meanflow_lite.cli.sample import choose_labels
+from meanflow_lite.cli.settings import PRESETS, Settings
+from meanflow_lite.data.batches import FromTensors
+from meanflow_lite.guidance import Guidance
+from meanflow_lite.networks.presets import PRESETS as NETWORKS
+from meanflow_lite.networks.presets import build
+from meanflow_lite.objectives import OBJECTIVES, FlowMatching
+from meanflow_lite.objectives.phases import Phases
+from meanflow_lite.training import TrainConfig, Trainer
+
+PUBLISHED = notebook.__path__[0] + "/published.yml"
+NAMES = {"b4": "B/4", "b2": "B/2", "m2": "M/2", "l2": "L/2", "xl2": "XL/2", "xl2-plus": "XL/2+"}
+TINY = ["--network", "digits-XS", "--batch", "16", "--device", "cpu", "--grid-every", "0"]
+
+
+@pytest.mark.parametrize("preset", NAMES)
+def test_presets_hold_the_published_settings(preset):
+    with open(PUBLISHED) as file:
+        table = yaml.safe_load(file)["settings"][NAMES[preset]]
+    s = PRESETS[preset]
+    net = NETWORKS[s.network]
+    ours = {
+        "depth": net.depth,
+        "width": net.width,
+        "heads": net.heads,
+        "patch": net.patch_size,
+        "epochs": s.epochs,
+        "omega": s.omega,
+        "kappa": s.kappa,
+        "t_guided": list(s.t_guided),
+        "optimizer": torch.optim.Adam.__name__,
+        "lr": s.lr,
+        "betas": list(s.betas),
+        "weight_decay": 0.0,
+        "warmup_epochs": s.warmup,
+        "batch": s.batch,
+        "ema": s.ema[0],
+        "dropout": 0.0,
+        "grad_clip": s.clip,
+        "precision": "bfloat16" if s.bf16 else "float32",
+        "p_equal": s.p_equal,
+        "p": s.p,
+        "c": s.c,
+        "label_dropout": s.label_dropout,
+        "latent_scale": s.latent_scale,
+        "embedding": "(" + ", ".join(name.replace("-", " - ") for name in net.times) + ")",
+        "vae": cli.COMMANDS["encode"](Path("images")).vae.split("/")[-1],
+        "horizontal_flip": cli.COMMANDS["encode"](Path("images")).flip,
+        "time_law": f"logit-normal({s.time_mean}, {s.time_std}), two draws, swapped so that r <= t",
+    }
+    scale = s.guidance(1000).effective_scale
+    assert scale == pytest.approx(table["omega_effective"], abs=0.01)
+    apart = {"omega_effective", "c_in_paper", "source", "trust"}
+    assert ours == {key: value for key, value in table.items() if key not in apart}
+    assert s.cooldown == 0 and s.accumulate == 1
+    assert not any(isinstance(m, torch.nn.Dropout) and m.p for m in build("tiny").modules())
+    trainer = Trainer(
+        build("tiny"), FlowMatching(), FromTensors(torch.zeros(2, 2, 4, 4)), TrainConfig()
+    )
+    assert trainer.optimizer.defaults["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_any_objective_by_name(name):
+    settings = replace(PRESETS["b2"], objective=name, network="tiny", omega=1.0, kappa=0.0)
+    objective = settings.make_objective(3)
+    assert isinstance(objective, OBJECTIVES[name])
+    if hasattr(objective, "dropout"):
+        assert objective.dropout.null == 3
+
+
+def test_settings_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="shortcut has no guidance in training"):
+        replace(PRESETS["b2"], objective="shortcut").make_objective(3)
+    with pytest.raises(ValueError, match="unknown network 'B/3': choose from"):
+        Settings(network="B/3")
+    with pytest.raises(ValueError, match="unknown objective"):
+        Settings(objective="meanflows")
+
+
+def test_the_two_stage_recipe_is_plain_first():
+    s = replace(PRESETS["b2"], network="tiny", plain_epochs=60.0)
+    objective = s.make_objective(3)
+    assert isinstance(objective, Phases) and objective.share == 0.25
+    assert objective.first.guidance is None and objective.then.guidance == Guidance(3, 1.0, 0.5)
+
+
+def run(*arguments: str) -> None:
+    cli.main([str(a) for a in arguments])
+
+
+def test_train_sample_fid_and_load(tmp_path, capsys):
+    out = tmp_path / "run"
+    run("train", "--out", out, *TINY, "--steps", 4, "--log-every", 2, "--ema", 0.9)
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    wanted = {"loss", "error", "velocity_error", "grad_norm", "images_per_second", "memory_gib"}
+    assert wanted <= lines[0].keys()
+    assert list((out / "tensorboard").iterdir())
+    info = json.loads((out / "run.json").read_text())
+    assert info["settings"]["network"] == "digits-XS" and info["versions"]["torch"]
+
+    model = cli.load(out)
+    images = model.sample(labels=[3, 1, 4], steps=1)
+    assert images.shape == (3, 1, 8, 8) and images.abs().max() <= 1
+    for batch, name in ((5, "a.npz"), (64, "b.npz")):
+        run(
+            "sample",
+            "--model",
+            out,
+            "--out",
+            tmp_path / name,
+            "--count",
+            60,
+            "--batch",
+            batch,
+            "--labels",
+            "random",
+            "--steps",
+            2,
+            "--t-mid",
+            0.4,
+        )
+    with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b:
+        assert abs(a["arr_0"].astype(int) - b["arr_0"]).max() <= 1
+        assert (a["labels"] == b["labels"]).all() and len(set(a["labels"])) == 10
+    run("sample", "--model", out, "--out", tmp_path / "png", "--count", 60)
+    assert len(list((tmp_path / "png").glob("0*.png"))) == 60
+    run("fid", "--samples", tmp_path / "a.npz", "--save-statistics", tmp_path / "ref.npz")
+    printed = capsys.readouterr().out
+    assert "label protocol    random" in printed and "label accuracy" in printed
+    run("fid", "--samples", tmp_path / "a.npz", "--reference", tmp_path / "ref.npz")
+    assert "frechet distance  0.0000" in capsys.readouterr().out.replace("-0.0", "0.0")
+    run("fid", "--samples", tmp_path / "png", "--reference", tmp_path / "png")
+    assert "label protocol    balanced" in capsys.readouterr().out
+
+
+def test_noise_is_the_same_bits_in_any_company():
+    model = cli.Model(build("digits-XS"), {"num_classes": 10, "shape": [1, 8, 8], "vae": None})
+    whole = model.noise(range(20), seed=5)
+    assert torch.equal(torch.cat([model.noise([i], 5) for i in range(20)]), whole)
+    assert not torch.equal(model.noise(range(20), 6), whole)
+
+
+def test_resume_goes_on_and_ends_with_the_same_bits(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    run("train", "--out", a, *TINY, "--steps", 6)
+    pid = os.fork()
+    if pid == 0:  # asked to stop in the middle, as by a cluster
+        fit = __import__("meanflow_lite.training.fit", fromlist=["fit"])
+        step = fit.Trainer._advance
+
+        def advance(self):
+            if self.step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(self)
+
+        fit.Trainer._advance = advance
+        try:
+            run("train", "--out", b, *TINY, "--steps", 6)
+        except SystemExit as stop:
+            os._exit(30 + int(stop.code or 0))
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 30
+    assert [p.name for p in (b / "checkpoints").iterdir()] == ["step-00000004"]
+    assert cli.load(b).sample([1]).shape == (1, 1, 8, 8)
+    run("train", "--out", b, *TINY, "--steps", 6)
+    first, second = (load_file(p / "model.safetensors") for p in (a, b))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+MISTAKES = {
+    "another preset there": (
+        ["train", "--out", "RUN", "--network", "digits-S"],
+        "network is 'digits-XS' there",
+    ),
+    "no cache": (
+        ["train", "--preset", "b2", "--data", "nowhere", "--out", "X"],
+        "meanflow-lite encode",
+    ),
+    "no run": (["sample", "--model", "nowhere"], "not the folder of a run"),
+    "labels": (["sample", "--model", "RUN", "--labels", "11"], "must be 0 ... 9"),
+    "label rule": (["sample", "--model", "RUN", "--labels", "all"], "random, balanced or a list"),
+    "omega": (["sample", "--model", "RUN", "--omega", "2"], "fixed by its training"),
+    "steps": (["sample", "--model", "RUN", "--t-mid", "0.5"], "needs steps = 2"),
+    "teacher": (
+        [
+            "train",
+            "--out",
+            "X",
+            "--objective",
+            "progressive_distillation",
+            "--omega",
+            "1",
+            "--kappa",
+            "0",
+            "--network",
+            "digits-XS",
+            "--steps",
+            "1",
+        ],
+        "teacher",
+    ),
+    "reference": (["fid", "--samples", "nowhere"], "neither an npz nor a folder"),
+    "gpu": (["cost", "--gpu", "H1000"], "choose from H200"),
+    "never": (
+        ["train", "--out", "RUN", "--resume", "never", "--network", "digits-XS"],
+        "already has",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    run("train", "--out", out, *TINY, "--steps", 1)
+    return out
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_end_with_one_line_that_helps(name, small_run, tmp_path, capsys, monkeypatch):
+    arguments, message = MISTAKES[name]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        run(*[str(small_run) if a == "RUN" else a for a in arguments])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_says_what_each_option_does(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(command, "--help")
+    assert stop.value.code == 0
+    assert len(capsys.readouterr().out) > 200
+
+
+def test_doctor_finds_a_working_derivative(capsys):
+    run("doctor")
+    printed = capsys.readouterr().out
+    assert "derivative (JVP)     works" in printed and "torch " in printed
+
+
+def test_labels_by_rule():
+    assert choose_labels("balanced", 5, 3, 0).tolist() == [0, 1, 2, 0, 1]
+    assert choose_labels("2,1", 3, 3, 0).tolist() == [2, 1, 2]
+    assert torch.equal(choose_labels("random", 9, 3, 1), choose_labels("random", 9, 3, 1))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_formulas_of_cost_are_the_network(name):
+    """Parameters exactly (built without memory); the published GFLOPs to two in a hundred."""
+    with torch.device("meta"):
+        net = build(name)
+    assert cost.parameters(NETWORKS[name]) == sum(p.numel() for p in net.parameters())
+    with open(PUBLISHED) as file:
+        numbers = yaml.safe_load(file)["numbers"]
+    key = f"meanflow-{name.lower().replace('/', '')}-gflops"
+    if key in numbers:
+        assert cost.forward_macs(NETWORKS[name]) / 1e9 == pytest.approx(
+            numbers[key]["value"], rel=0.02
+        )
+
+
+@pytest.mark.parametrize("name", ["digits-S", "digits-M"])
+def test_the_arithmetic_is_what_is_counted_in_a_real_step(name):
+    """Forward and backward counted by PyTorch; kept activations weighed by its hooks."""
+    config, rows = NETWORKS[name], 8
+    net = build(name)
+    z, t = torch.randn(rows, 1, 8, 8), torch.rand(rows)
+    with FlopCounterMode(display=False) as counter:
+        net(z, t, t).square().sum().backward()
+    ours = 3 * 2 * rows * cost.forward_macs(config)
+    assert counter.get_total_flops() == pytest.approx(ours, rel=0.05)
+
+    kept = {}
+
+    def weigh(tensor):
+        if not isinstance(tensor, torch.nn.Parameter) and tensor.ndim >= 3:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
+        net(z, t, t)
+    assert sum(kept.values()) == pytest.approx(
+        cost.activation_bytes(config, rows, 4, False), rel=0.35
+    )
+
+
+def test_a_guided_step_costs_what_the_formula_says():
+    """Counted, with the forwards that guidance adds; the tangent is a product more a row."""
+    settings = replace(PRESETS["b2"], network="digits-M", batch=32)
+    config = NETWORKS["digits-M"]
+    net = build("digits-M")
+    data = FromTensors(torch.randn(32, 1, 8, 8), torch.arange(32) % 10)
+    trainer = Trainer(net, settings.make_objective(10), data, TrainConfig(steps=1, batch=32))
+    with FlopCounterMode(display=False) as counter:
+        [*trainer.run()]
+    ratio = counter.get_total_flops() / (2 * 32 * cost.forward_macs(config))
+    assert ratio == pytest.approx(cost.passes(settings).step, rel=0.1)
+    assert cost.passes(settings).plain < ratio < cost.passes(settings).textbook
