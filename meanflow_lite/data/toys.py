@@ -83,6 +83,12 @@ def rings() -> GaussianMixture:
     return _mixture(centers, std=0.12, labels=torch.tensor([0] * 20 + [1] * 44))
 
 
+def classes() -> GaussianMixture:
+    """Two classes of two wide Gaussians each that overlap, so that guidance has work to do."""
+    centers = torch.tensor([[-1.2, 0.5], [0.2, 1.4], [1.2, -0.5], [-0.2, -1.4]])
+    return _mixture(centers.double(), std=0.5, labels=torch.tensor([0, 0, 1, 1]))
+
+
 class Checkerboard:
     """Uniform on the eight dark unit squares of a 4 x 4 board on [-2, 2]^2.
 
@@ -110,6 +116,7 @@ TOYS: dict[str, Callable[[], Toy]] = {
     "moons": moons,
     "spiral": spiral,
     "rings": rings,
+    "classes": classes,
     "checkerboard": Checkerboard,
 }
 
