@@ -62,7 +62,7 @@ def rate(read: Callable[[int], object], rows: int, steps: int) -> float:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Throughput of the latent cache.")
     parser.add_argument("--images", type=int, default=4096)
     parser.add_argument("--out", type=Path, default=RESULTS / "reader.json")
     args = parser.parse_args()

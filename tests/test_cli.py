@@ -152,6 +152,27 @@ def test_train_sample_fid_and_load(tmp_path, capsys):
     assert "label protocol    balanced" in capsys.readouterr().out
 
 
+def test_two_processes_sample_the_images_of_one(tmp_path, small_run):
+    """The environment is what torchrun sets."""
+    arguments = ["sample", "--model", small_run, "--count", 30, "--batch", 7, "--device", "cpu"]
+    run(*arguments, "--out", tmp_path / "one.npz")
+    pids = []
+    for rank in (0, 1):
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+            os.environ |= {"MASTER_PORT": str(20000 + os.getppid() % 20000)}
+            try:
+                run(*arguments, "--out", tmp_path / "two.npz")
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0, 0]
+    with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "two.npz") as two:
+        assert abs(one["arr_0"].astype(int) - two["arr_0"]).max() <= 1
+        assert (one["labels"] == two["labels"]).all()
+
+
 def test_noise_is_the_same_bits_in_any_company():
     model = cli.Model(build("digits-XS"), {"num_classes": 10, "shape": [1, 8, 8], "vae": None})
     whole = model.noise(range(20), seed=5)

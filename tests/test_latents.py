@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from meanflow_lite.data.batches import Prefetched
 from meanflow_lite.data.images import BadImage, ImageFolder, center_crop, read_image
 from meanflow_lite.data.latents import (
     CacheError,
@@ -73,6 +74,15 @@ def test_the_batch_is_the_stated_formula(images, cache):
     torch.testing.assert_close(draws, all_rows[:, :4].mean(0) * 0.18215, atol=4e-3, rtol=0)
     first = read_image(images.paths[0], 16).float() / 127.5 - 1
     torch.testing.assert_close(all_rows[0], FakeVae().encode(first[None])[0])
+
+
+def test_reading_ahead_changes_nothing(cache):
+    latents, ahead = LatentCache(cache), Prefetched(LatentCache(cache))
+    for step in (0, 1, 2, 9, 10, 3):
+        for part in (0, 1):
+            x, y = latents(step, 8, 1, part, 2)
+            x2, y2 = ahead(step, 8, 1, part, 2)
+            assert torch.equal(x, x2) and torch.equal(y, y2)
 
 
 def test_flips_are_a_second_view(images, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from meanflow_lite.data.batches import Batches, FromTensors
+from meanflow_lite.data.batches import Batches, FromTensors, Prefetched
 from meanflow_lite.data.digits import NUM_CLASSES, digits
 
 DIGITS = "digits"
@@ -39,4 +39,4 @@ def open_data(name: str, latent_scale: float) -> Data:
             "`meanflow-lite encode IMAGES --out LATENTS`, or use --data digits"
         )
     cache = LatentCache(name, latent_scale)
-    return Data(cache, len(cache), cache.num_classes, cache.shape, cache.vae)
+    return Data(Prefetched(cache), len(cache), cache.num_classes, cache.shape, cache.vae)

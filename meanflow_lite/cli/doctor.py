@@ -76,7 +76,7 @@ def _device() -> str:
 
 
 def _inputs() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
-    net = build("digits-XS").to(_device())
+    net = build("digits-XS").to(_device()).requires_grad_(False)
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.1)
     z = torch.randn(4, 1, 8, 8, device=_device())
@@ -85,7 +85,7 @@ def _inputs() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
 
 def _derivative() -> str:
     net, (z, r, t) = _inputs()
-    _, exact = torch.func.jvp(net, (z, r, t), (z, torch.zeros_like(r), torch.ones_like(t)))
+    exact = torch.func.jvp(net, (z, r, t), (z, torch.zeros_like(r), torch.ones_like(t)))[1]
     h = 1e-2
     difference = (net(z + h * z, r, t + h) - net(z - h * z, r, t - h)) / (2 * h)
     error = float((exact - difference).norm() / exact.norm())
@@ -113,8 +113,7 @@ def _processes() -> str:
         return f"{'available' if dist.is_nccl_available() else 'missing'}"
     if dist.is_initialized():
         return "running"
-    store = dist.TCPStore("localhost", 0, 1, is_master=True, wait_for_workers=False)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         x = torch.ones(1)
         dist.all_reduce(x)

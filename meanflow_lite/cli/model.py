@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from meanflow_lite.cli.settings import Settings
 from meanflow_lite.data.batches import seeded
 from meanflow_lite.fields import Field
 from meanflow_lite.guidance import ClassifierFree
-from meanflow_lite.networks.dit import DiT
 from meanflow_lite.objectives import Domain, trained
 from meanflow_lite.samplers import Times, integrate, sample, uniform_times
 from meanflow_lite.training import CheckpointError, checkpoints, read_checkpoint
@@ -31,7 +30,7 @@ class Model:
     ``net`` is a field; ``info`` is the content of ``run.json``: settings, data, versions, command.
     """
 
-    def __init__(self, net: DiT, info: dict, device: torch.device | str = "cpu") -> None:
+    def __init__(self, net: nn.Module, info: dict, device: torch.device | str = "cpu") -> None:
         self.net, self.info, self.device = net.to(device), info, torch.device(device)
         self.num_classes: int = info["num_classes"]
         self.shape = tuple(info["shape"])
@@ -61,7 +60,7 @@ class Model:
                 f"{int(labels.min())} ... {int(labels.max())}"
             )
         instant = self.info["domain"]["name"] == "instant"
-        field: Field = self.net
+        field: Field = self.net  # pyright: ignore[reportAssignmentType]
         if omega != 1:
             if not instant:
                 raise ValueError(
@@ -171,7 +170,7 @@ def write_info(folder: Path, info: dict) -> None:
     partial.replace(folder / RUN)
 
 
-def write_weights(folder: Path, net: torch.nn.Module) -> None:
+def write_weights(folder: Path, net: nn.Module) -> None:
     """Write the final weights whole or not at all."""
     partial = folder / f".{WEIGHTS}.partial"
     save_file({k: v.cpu().contiguous() for k, v in net.state_dict().items()}, partial)

@@ -6,7 +6,9 @@ the same rows that :class:`~meanflow_lite.objectives.base.Context` draws noise f
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -84,9 +86,31 @@ def epoch_rows(n: int, step: int, size: int, seed: int) -> Int[Tensor, " size"]:
     if size > n:
         raise ValueError(f"the batch ({size}) is larger than the data set ({n} rows)")
     epoch, offset = divmod(step * size, n)
-    rows = torch.randperm(n, generator=seeded(seed, epoch, 2))[offset : offset + size]
+    rows = _shuffled(n, seed, epoch)[offset : offset + size]
     missing = size - len(rows)
     if missing:
-        head = torch.randperm(n, generator=seeded(seed, epoch + 1, 2))[:missing]
-        rows = torch.cat([rows, head])
+        rows = torch.cat([rows, _shuffled(n, seed, epoch + 1)[:missing]])
     return rows
+
+
+@lru_cache(maxsize=2)
+def _shuffled(n: int, seed: int, epoch: int) -> Int[Tensor, " n"]:
+    """The order of an epoch; kept, as shuffling a million rows takes longer than a step."""
+    return torch.randperm(n, generator=seeded(seed, epoch, 2))
+
+
+class Prefetched:
+    """Batches that a thread reads one step ahead, so that the reader hides behind the step."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+        self._pool = ThreadPoolExecutor(1)
+        self._ahead: dict[tuple[int, ...], Future[Batch]] = {}
+
+    def __call__(self, step: int, size: int, seed: int, part: int = 0, parts: int = 1) -> Batch:
+        """The batch of ``step``; that of ``step + 1`` is begun."""
+        ready = self._ahead.pop((step, size, seed, part, parts), None)
+        batch = ready.result() if ready else self.batches(step, size, seed, part, parts)
+        following = (step + 1, size, seed, part, parts)
+        self._ahead[following] = self._pool.submit(self.batches, *following)
+        return batch

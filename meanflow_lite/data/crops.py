@@ -49,9 +49,9 @@ def write_small_vae(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         vae = AutoencoderKL(
-            block_out_channels=(width, 2 * width, 2 * width, 2 * width),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(width, 2 * width, 2 * width, 2 * width),  # pyright: ignore
+            down_block_types=("DownEncoderBlock2D",) * 4,  # pyright: ignore
+            up_block_types=("UpDecoderBlock2D",) * 4,  # pyright: ignore
             latent_channels=4,
             norm_num_groups=8,
             sample_size=size,

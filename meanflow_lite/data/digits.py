@@ -17,9 +17,9 @@ Digits = tuple[Float[Tensor, " n 1 8 8"], Int[Tensor, " n"]]
 
 @cache
 def _digits() -> Digits:
-    raw = load_digits()
-    x = torch.tensor(raw.images, dtype=torch.float32)[:, None] / 8 - 1
-    return x, torch.tensor(raw.target)
+    pixels, labels = load_digits(return_X_y=True)
+    x = torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 8 - 1
+    return x, torch.tensor(labels)
 
 
 def digits(held_out: bool = False) -> Digits:

@@ -90,7 +90,7 @@ def encode(
     batch: int = 32,
     part: int = 0,
     parts: int = 1,
-    on_images: Callable[[int], None] = lambda n: None,
+    on_images: Callable[[int], object] = lambda n: None,
 ) -> list[str]:
     """Write the shards ``part::parts`` that are missing; returns the images that were left out.
 
@@ -227,9 +227,10 @@ class LatentCache:
     def __call__(self, step: int, size: int, seed: int, part: int = 0, parts: int = 1) -> Batch:
         """Rows ``part::parts`` of one step: ``(mean + std * noise) * scale`` and labels."""
         rows = epoch_rows(len(self), step, size, seed)[part::parts]
-        generator = seeded(seed, step, 4)
-        views = torch.randint(self.views, (size,), generator=generator)[part::parts]
-        noise = torch.randn(size, *self.shape, generator=generator)[part::parts]
+        # a generator a row: no process draws the noise of the others
+        generators = [seeded(seed, step, 4, i) for i in range(part, size, parts)]
+        views = torch.tensor([int(torch.randint(self.views, (), generator=g)) for g in generators])
+        noise = torch.stack([torch.randn(self.shape, generator=g) for g in generators])
         mean, std = self.moments(rows, views).chunk(2, 1)
         x = (mean + std * noise) * self.scale
         if not torch.isfinite(x).all():
