@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from test_sit import SiT
 from torch.utils.flop_counter import FlopCounterMode
 
 from meanflow_lite import cli, notebook
@@ -21,6 +22,7 @@ from meanflow_lite.data.batches import FromTensors
 from meanflow_lite.guidance import Guidance
 from meanflow_lite.networks.presets import PRESETS as NETWORKS
 from meanflow_lite.networks.presets import build
+from meanflow_lite.networks.sit import from_sit
 from meanflow_lite.objectives import OBJECTIVES, FlowMatching
 from meanflow_lite.objectives.phases import Phases
 from meanflow_lite.training import TrainConfig, Trainer
@@ -100,6 +102,31 @@ def test_the_two_stage_recipe_is_plain_first():
     objective = s.make_objective(3)
     assert isinstance(objective, Phases) and objective.share == 0.25
     assert objective.first.guidance is None and objective.then.guidance == Guidance(3, 1.0, 0.5)
+
+
+class Trap:
+    """An object that would run a command when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("echo pwned > trapped",)
+
+
+def test_a_run_starts_from_a_sit_checkpoint_and_never_from_code(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sit = SiT(NETWORKS["digits-XS"], learn_sigma=True)
+    for p in sit.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    torch.save({"ema": sit.state_dict(), "args": None}, "sit.pt")
+    options = [*TINY, "--init-from", "sit.pt", "--plain-epochs", 100.0, "--lr", 1e-12]
+    run("train", "--out", "run", *options, "--steps", 1)
+    ours, copied = cli.load("run").net, from_sit(sit.state_dict(), NETWORKS["digits-XS"])
+    z, t, y = torch.randn(4, 1, 8, 8), torch.rand(4), torch.arange(4)
+    torch.testing.assert_close(ours(z, t, t, y), copied(z, t, t, y), atol=1e-5, rtol=1e-5)
+    assert copied(z, t, t, y).abs().max() > 1e-2
+    torch.save({"ema": Trap()}, "sit.pt")
+    with pytest.raises(SystemExit):
+        run("train", "--out", "other", *options, "--steps", 1)
+    assert "run its code" in capsys.readouterr().err and not Path("trapped").exists()
 
 
 def run(*arguments: str) -> None:

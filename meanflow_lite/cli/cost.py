@@ -34,7 +34,7 @@ def tokens(config: DiTConfig) -> int:
     return (config.image_size // config.patch_size) ** 2
 
 
-def forward_macs(config: DiTConfig) -> float:
+def forward_macs(config: DiTConfig) -> int:
     r"""Multiply-adds of one evaluation of one image (papers print them as "FLOPs").
 
     A block has :math:`12 N d^2 + 2 N^2 d` on N tokens of width d, and :math:`6 d^2` for its
@@ -85,7 +85,7 @@ def state_bytes(config: DiTConfig, averages: int) -> int:
     return parameters(config) * 4 * (4 + averages)
 
 
-def activation_bytes(config: DiTConfig, rows: int, width: int, checkpoint: bool) -> float:
+def activation_bytes(config: DiTConfig, rows: int, width: int, checkpoint: bool) -> int:
     """What the backward pass keeps of ``rows`` images at ``width`` bytes a number.
 
     A block keeps about 18 tokens' widths: three of normalized inputs, three of queries, keys and

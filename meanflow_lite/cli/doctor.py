@@ -113,7 +113,7 @@ def _processes() -> str:
         return f"{'available' if dist.is_nccl_available() else 'missing'}"
     if dist.is_initialized():
         return "running"
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # pyright: ignore
     try:
         x = torch.ones(1)
         dist.all_reduce(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shlex
 import sys
 from dataclasses import asdict, dataclass, field, replace
@@ -158,7 +159,13 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"--init-from {path}: there is no such file or run folder")
     if path.suffix == ".safetensors":
         return load_file(path)
-    stored = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path} is damaged, or holds more than tensors, which is refused because loading it "
+            "would run its code: convert it to safetensors where you trust it"
+        ) from error
     for key in ("ema", "model", "state_dict"):
         if isinstance(stored.get(key), dict):
             return stored[key]

@@ -108,7 +108,7 @@ def features(x: Images) -> Float[Tensor, " n d"]:
         return feature_network().features(x.clamp(-1, 1))
 
 
-def nearest(x: Images, reference: Images) -> Float[Tensor, " n"]:
+def nearest(x: Images, reference: Float[Tensor, " k 1 8 8"]) -> Float[Tensor, " n"]:
     """Distance of each image to the nearest of ``reference``, in pixels of range [-1, 1]."""
     return torch.cdist(x.clamp(-1, 1).flatten(1), reference.flatten(1)).amin(1)
 

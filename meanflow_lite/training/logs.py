@@ -23,7 +23,7 @@ class Logger:
     """
 
     def __init__(
-        self, trainer: Trainer, folder: Path | str, every: int, flops: float, peak: float | None
+        self, trainer: Trainer, folder: Path | str, every: int, flops: int, peak: float | None
     ) -> None:
         self.trainer, self.every, self.flops, self.peak = trainer, every, flops, peak
         self.path = Path(folder) / "log.jsonl"
@@ -59,11 +59,11 @@ class Logger:
         shown = {"velocity_error", "error", "grad_norm", "images_per_second"} & line.keys()
         self.bar.set_postfix({name: f"{line[name]:.3g}" for name in sorted(shown)})
 
-    def _line(self) -> dict[str, float]:
+    def _line(self) -> dict[str, float | int]:
         records, last = self.records, self.records[-1]
         names = [name for name in last.watch if all(name in r.watch for r in records)]
         rate = self.trainer.config.batch * len(records) / (time.perf_counter() - self.clock)
-        line = {
+        line: dict[str, float | int] = {
             "step": last.step,
             "loss": sum(r.loss for r in records) / len(records),
             **{name: sum(r.watch[name] for r in records) / len(records) for name in names},
