@@ -31,7 +31,7 @@ from meanflow_lite.objectives import trained
 from meanflow_lite.samplers import Times, uniform_times
 from meanflow_lite.training import Trainer
 
-STEPS = 500
+STEPS = 400
 SCALES = (2.0, 1.0, 1.5, 3.0, 5.0)
 MIDDLES = (0.2, 0.35, 0.5, 0.65, 0.8)
 BASELINE_STEPS = 50
@@ -48,7 +48,6 @@ def cells(steps: int, shipped: bool) -> list[Cell]:
         made = [cell("shipped", network, 2.0, long), cell("flow_matching", network, 1.0, long)]
     made += [cell("meanflow", "digits-S", scale, steps) for scale in SCALES]
     made += [cell("meanflow", f"digits-{size}", 2.0, steps) for size in ("XS", "M")]
-    made += [cell("flow_matching", "digits-S", 1.0, steps)]
     return made
 
 
