@@ -65,7 +65,9 @@ def jump_and_renoise(
     """
     check_walk(times)
     if times[-1] != 0:
-        raise ValueError(f"jump_and_renoise ends at the data: the last time must be 0: got {times[-1]}")
+        raise ValueError(
+            f"jump_and_renoise ends at the data: the last time must be 0: got {times[-1]}"
+        )
     if len(noises) != len(times) - 1:
         raise ValueError(
             f"one noise a jump is needed: got {len(noises)} noises for {len(times) - 1} jumps"

@@ -212,7 +212,9 @@ def resolve_short_name(
         return None
     target = node["reftarget"]
     domain = env.get_domain("py")
-    found = [n for n in domain.objects if n.startswith("meanflow_lite.") and n.endswith(f".{target}")]
+    found = [
+        n for n in domain.objects if n.startswith("meanflow_lite.") and n.endswith(f".{target}")
+    ]
     if len(found) != 1:
         return None
     kind = domain.objects[found[0]].objtype

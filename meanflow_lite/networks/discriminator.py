@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Discriminator(nn.Module):
-    r""":math:`D(x, y) = w^\top h(x) + e_y^\top h(x)`, with pooled features h (Miyato & Koyama 2018).
+    r""":math:`D(x, y) = (w + e_y)^\top h(x)`, with pooled features h (Miyato & Koyama 2018).
 
     Shapes: ``x`` ``[B, channels, H, W]``, ``y`` ``[B]`` or None (the null label); returns ``[B]``.
     Activations are smooth, because the penalty on its gradient differentiates twice.

@@ -92,7 +92,7 @@ class MLP(nn.Module):
         t: Float[Tensor, " b"],
         y: Int[Tensor, " b"] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """u and the second output, an auxiliary velocity v: needs ``velocity_head``."""
+        """Average velocity u and an auxiliary velocity v: needs ``velocity_head``."""
         if self.velocity is None:
             raise ValueError("this network has no velocity head: build it with velocity_head=True")
         h = self._trunk(Dual(z), Dual(r), Dual(t), y)
