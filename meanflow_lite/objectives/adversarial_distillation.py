@@ -23,10 +23,9 @@ from meanflow_lite.paths import bcast, interpolate
 
 
 class AdversarialDistillation(nn.Module):
-    """Both players in one loss, kept apart by detaching.
-
-    ``discriminator(x, y)`` returns ``[B]``. ``distill`` is lambda, ``penalty`` gamma, and
-    ``lr_scale`` the discriminator's learning rate over the generator's.
+    """Two players in one loss, kept apart by detaching. ``discriminator(x, y)`` returns ``[B]``,
+    ``distill`` is lambda, ``penalty`` gamma, ``lr_scale`` the discriminator's learning rate over
+    the generator's.
     """
 
     domain: Domain = TO_DATA
@@ -75,7 +74,7 @@ class AdversarialDistillation(nn.Module):
         generator = self.distill * distilled - self.score(made, y, frozen)
         slope = torch.func.grad(lambda x: self.score(x, y, live).sum())(draw.x)
         real, fake = self.score(draw.x, y, live), self.score(made.detach(), y, live)
-        hinge = (1 - real).relu() + (1 + fake).relu()
-        players = generator + hinge + self.penalty * slope.flatten(1).square().sum(1)
-        watch = {"distilled": distilled, "real": real, "fake": fake}
-        return Loss(players, {name: value.detach() for name, value in watch.items()})
+        critic = (1 - real).relu() + (1 + fake).relu()
+        critic = critic + self.penalty * slope.flatten(1).square().sum(1)
+        watch = {"distilled": distilled.detach(), "real": real.detach(), "fake": fake.detach()}
+        return Loss(generator + critic, watch)

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from meanflow_lite.fields import Field
 from meanflow_lite.losses import squared_error
 from meanflow_lite.objectives.base import ONE_JUMP, Context, Domain, Draw, Loss, SingleStage
+from meanflow_lite.objectives.gathering import everywhere
 
 
 def drift(
@@ -44,18 +45,6 @@ def drift(
     away, towards = k[:, :n], k[:, n:]
     pull = towards @ data * away.sum(1, keepdim=True)
     return pull - away @ generated * towards.sum(1, keepdim=True)
-
-
-def everywhere(rows: Shaped[Tensor, " b *d"]) -> Shaped[Tensor, " n *d"]:
-    """The rows of all processes, without gradients: the drift couples the samples of a batch.
-
-    Micro-batches (``accumulate``) are not gathered: each of them is a smaller set of points.
-    """
-    if not dist.is_initialized():
-        return rows
-    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)
 
 
 @dataclass(frozen=True)
