@@ -58,8 +58,7 @@ def setup(seed: int = 0) -> None:
 
     The networks here are so small that threads cost more than they give.
     """
-    for key, value in _RC.items():
-        plt.rcParams[key] = value
+    plt.style.use(_RC)
     # The first forward-mode derivative of a process makes PyTorch 2.14 warn about itself.
     warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", FutureWarning)
     warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
