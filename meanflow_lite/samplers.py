@@ -17,7 +17,7 @@ from meanflow_lite.fields import Field
 from meanflow_lite.objectives.base import TO_DATA, domain_of
 from meanflow_lite.paths import interpolate
 
-Times = Sequence[float]
+Times = Sequence[float | int]
 
 
 def uniform_times(n: int) -> list[float]:
@@ -43,7 +43,7 @@ def sample(
         ValueError: if the times do not decrease within [0, 1], the field returns another shape,
             or it was not trained for one of the jumps.
     """
-    check_walk(times)
+    times = check_walk(times)
     domain_of(u).check(times)
     z = eps
     for t, r in zip(times, times[1:], strict=False):
@@ -63,7 +63,7 @@ def jump_and_renoise(
     Multi-step sampling of a field that only jumps to r = 0 (Song et al. 2023, Algorithm 1).
     ``noises`` holds one ``[B, *data]`` for each time but the last, which is 0.
     """
-    check_walk(times)
+    times = check_walk(times)
     if times[-1] != 0:
         raise ValueError(
             f"jump_and_renoise ends at the data: the last time must be 0: got {times[-1]}"
@@ -123,19 +123,19 @@ def integrate(
     For instantaneous fields, and for any other field through its r = t values; ``step`` is
     :func:`euler`, :func:`heun` or :func:`rk4`. Shapes and errors as :func:`sample`.
     """
-    check_walk(times)
+    times = check_walk(times)
 
     def v(z: Tensor, t: float) -> Tensor:
         return _evaluate(u, z, t, t, y)
 
     z = eps
     for t, r in zip(times, times[1:], strict=False):
-        z = step(v, z, float(t), float(r))
+        z = step(v, z, t, r)
     return z
 
 
-def check_walk(times: Times) -> None:
-    """Raise ``ValueError`` unless ``times`` has two entries or more, falling within [0, 1]."""
+def check_walk(times: Times) -> list[float]:
+    """``times`` as floats; ``ValueError`` unless two or more of them fall within [0, 1]."""
     if len(times) < 2:
         raise ValueError(f"times needs a start and an end, such as [1, 0]: got {list(times)}")
     numbers = [float(t) for t in times]
@@ -144,6 +144,7 @@ def check_walk(times: Times) -> None:
         raise ValueError(
             f"times must fall strictly within [0, 1], from noise (1) to data (0): got {numbers}"
         )
+    return numbers
 
 
 def _jump(u: Field, z: Tensor, r: float, t: float, y: Tensor | None) -> Tensor:

@@ -152,7 +152,8 @@ def test_tangents_combine_linearly(name):
     draw = MeanFlow(p_equal=0.0).draw(x, None, context())
     at = (net, draw.z, draw.r, draw.t, draw.v)
     pieces = [
-        total_derivative(*at, tangent=basis)[1] for basis in ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+        total_derivative(*at, tangent=basis)[1]
+        for basis in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
     ]
     expected = sum(w * d for w, d in zip(TANGENTS[name], pieces, strict=True))
     torch.testing.assert_close(total_derivative(*at, tangent=TANGENTS[name])[1], expected)

@@ -73,5 +73,5 @@ def test_ring_labels_are_its_components(generator):
 @settings(max_examples=40, deadline=None)
 @given(st.text().filter(lambda name: name not in TOYS))
 def test_unknown_names_list_the_known_ones(name):
-    with pytest.raises(ValueError, match="checkerboard, gaussian, mixture_a"):
+    with pytest.raises(ValueError, match="checkerboard, classes, gaussian, mixture_a"):
         toy(name)

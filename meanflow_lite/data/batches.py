@@ -67,7 +67,7 @@ class FromTensors:
     """
 
     x: Float[Tensor, " n *d"]
-    y: Int[Tensor, " n"] | None = None
+    y: Int[Tensor, " ..."] | None = None
 
     def __post_init__(self) -> None:
         if not torch.isfinite(self.x).all():

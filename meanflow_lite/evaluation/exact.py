@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from meanflow_lite.data.toys import Toy
 from meanflow_lite.fields import Field
 from meanflow_lite.paths import interpolate
-from meanflow_lite.samplers import sample
+from meanflow_lite.samplers import Times, sample
 
 
 class Points(NamedTuple):
@@ -64,7 +63,7 @@ def one_step_error(
     exact: Field,
     eps: Float[Tensor, " b *d"],
     y: Int[Tensor, " b"] | None = None,
-    times: Sequence[float] = (1.0, 0.0),
+    times: Times = (1.0, 0.0),
 ) -> float:
     r""":math:`\sqrt{\operatorname{mean}_i \|x_u - x^\star\|^2}` from the same noise.
 

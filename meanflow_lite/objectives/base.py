@@ -121,7 +121,7 @@ class Domain:
     name: str
     levels: int = 0
 
-    def check(self, times: Sequence[float]) -> None:
+    def check(self, times: Sequence[float | int]) -> None:
         """Raise ``ValueError`` if a walk along ``times`` makes a jump that was not trained."""
         for t, r in zip(times, times[1:], strict=False):
             reason = self._refuses(float(r), float(t))
