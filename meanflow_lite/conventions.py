@@ -1,7 +1,7 @@
 r"""Other repositories' conventions: a foreign network as a field of this package, and back.
 
 Here :math:`t = 0` is data, :math:`v = \epsilon - x`, and a field is called ``u(z, r, t, y)``. Each
-row of :data:`CONVENTIONS` is a pair of adapters that undo each other.
+row of ``CONVENTIONS`` is a pair of adapters that undo each other.
 """
 
 from __future__ import annotations
