@@ -29,10 +29,10 @@ exercise(
     "13-affine",
     right="yes",
     mistakes={
-        "The derivative is taken at z_t, r, t: no random velocity enters it. The target is v_c plus "
-        "something known.": "no",
+        "The derivative is taken at z_t, r, t: no random velocity enters it. The target is v_c "
+        "plus something known.": "no",
     },
-    praise="Right: affine, so its mean is unbiased. Whether it is a good target is another question.",
+    praise="Right: affine, so its mean is unbiased. Whether the target is good is another matter.",
 )
 
 
