@@ -79,16 +79,44 @@ def _rows(scale: float | Tensor, z: Tensor) -> float | Tensor:
 
 
 @dataclass(frozen=True)
+class Scales:
+    r"""Effective scales with the density :math:`\propto s^{-\beta}` on ``[low, high]``.
+
+    One scale a row, for a network that takes omega as an input (improved MeanFlow, Geng et al.
+    2025b): the scale is then chosen at sampling.
+    """
+
+    low: float = 1.0
+    high: float = 4.0
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < self.high:
+            raise ValueError(f"scales need 0 < low < high: got {self.low} and {self.high}")
+
+    def __call__(self, uniform: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """Scales ``[B]`` from draws on [0, 1)."""
+        power = 1 - self.beta
+        if power == 0:
+            return self.low * (self.high / self.low) ** uniform
+        low, high = self.low**power, self.high**power
+        return (low + (high - low) * uniform) ** (1 / power)
+
+
+@dataclass(frozen=True)
 class Guidance:
     r"""Guidance in training; the effective scale is :math:`\omega' = \omega/(1-\kappa)`.
 
-    ``interval`` is the range of t in which it acts; outside, :math:`\omega = 1, \kappa = 0`.
+    ``interval`` is the range of t in which it acts; outside, :math:`\omega = 1, \kappa = 0`. With
+    ``scales`` each row has its own effective scale, the objective tells the network as the
+    condition ``omega``, and the number ``omega`` here is not used.
     """
 
     null: int
     omega: float = 1.0
     kappa: float = 0.0
     interval: tuple[float, float] = (0.0, 1.0)
+    scales: Scales | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.kappa < 1:
@@ -117,15 +145,19 @@ class Guidance:
         v: Float[Tensor, " b *d"],
         y: Int[Tensor, " b"] | None,
         own: Float[Tensor, " b *d"] | None = None,
+        scale: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, " b *d"]:
-        """:func:`guided_velocity` with these settings, in the rows whose t is in the interval."""
+        """:func:`guided_velocity` with these settings, in the rows whose t is in the interval.
+
+        ``scale`` are effective scales of the rows, in place of that of the settings.
+        """
         if y is None:
             raise ValueError("guidance needs labels y: got None")
         low, high = self.interval
         on = (t >= low) & (t <= high)
-        return guided_velocity(
-            u, z, t, v, torch.where(on, y, self.null), self.null, self.omega, self.kappa, own
-        )
+        y = torch.where(on, y, self.null)
+        omega = self.omega if scale is None else scale * (1 - self.kappa)
+        return guided_velocity(u, z, t, v, y, self.null, omega, self.kappa, own)
 
 
 @dataclass(frozen=True)

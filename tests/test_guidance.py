@@ -6,7 +6,7 @@ import torch
 from meanflow_lite.data import toys
 from meanflow_lite.data.batches import seeded
 from meanflow_lite.fields import Guided, instantaneous
-from meanflow_lite.guidance import ClassifierFree, Guidance, LabelDropout, guided_velocity
+from meanflow_lite.guidance import ClassifierFree, Guidance, LabelDropout, Scales, guided_velocity
 
 TOY = toys.TOYS["ring"]()
 NULL = 8
@@ -82,7 +82,36 @@ def test_dropout_at_random_and_by_position():
     assert (first[:n] == 5).all() and not torch.equal(random, first)
 
 
+@pytest.mark.parametrize("beta", [0.0, 1.0, 2.0])
+def test_scales_have_their_density(beta):
+    """P(s < 2) on [1, 4] is the integral of s^-beta."""
+    s = Scales(1.0, 4.0, beta)(torch.rand(40_000, generator=seeded(4), dtype=torch.float64))
+    grid = torch.linspace(1, 4, 3001, dtype=torch.float64)
+    density = grid**-beta
+    share = density[grid < 2].sum() / density.sum()
+    assert s.min() >= 1 and s.max() <= 4
+    assert abs((s < 2).double().mean() - share) < 0.01
+
+
+def test_each_row_has_its_own_scale():
+    z, t, y = rows()
+    scale = torch.linspace(1, 3, B, dtype=torch.float64)
+    guided = Guided(TOY, scale[:, None])
+    guidance = Guidance(NULL, kappa=0.5, scales=Scales(1.0, 3.0))
+
+    def u(z, r, t, y):
+        null = (y == NULL)[:, None]
+        velocity = guided.velocity(z, t, torch.where(y == NULL, 0, y))
+        return torch.where(null, TOY.velocity(z, t, y), velocity)
+
+    v = TOY.velocity(z, t, y)
+    torch.testing.assert_close(guidance(u, z, t, v, y, scale=scale), guided.velocity(z, t, y))
+    assert (guidance(u, z, t, v, y) - guided.velocity(z, t, y)).abs().max() > 1e-2
+
+
 def test_bad_settings_are_named():
+    with pytest.raises(ValueError, match="low < high"):
+        Scales(3.0, 1.0)
     with pytest.raises(ValueError, match="kappa"):
         Guidance(NULL, kappa=1.0)
     with pytest.raises(ValueError, match="interval"):

@@ -1,5 +1,6 @@
 """The MeanFlow loss against flow matching, and against a version written here from the paper."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -8,7 +9,7 @@ from torch.autograd.functional import jvp as reverse_jvp
 
 from meanflow_lite.data import toys
 from meanflow_lite.data.batches import seeded
-from meanflow_lite.guidance import Guidance, LabelDropout
+from meanflow_lite.guidance import Guidance, LabelDropout, Scales
 from meanflow_lite.identity import TANGENTS, finite_difference, total_derivative
 from meanflow_lite.networks import MLP
 from meanflow_lite.objectives import (
@@ -243,6 +244,25 @@ def test_guided_step_equals_the_formula_row_by_row():
         u, dudt = total_derivative(net, row.z, row.r, row.t, v, row.y)
         error = (u - (v - (row.t - row.r)[:, None] * dudt)).square().sum()
         torch.testing.assert_close(loss.per_sample[i], error)
+
+
+def test_a_scale_for_each_row_reaches_target_and_network():
+    net = MLP(2, 16, 2, num_classes=3, conditions=("omega",)).double()
+    torch.nn.init.normal_(net.last.weight)
+    guidance = Guidance(null=3, kappa=0.5, scales=Scales(1.0, 3.0))
+    objective = MeanFlow(p=0.0, p_equal=0.5, guidance=guidance, dropout=LabelDropout(3, 0.3))
+    x, y = torch.randn(B, 2, dtype=torch.float64), torch.randint(3, (B,))
+    draw = objective.draw(x, y, context())
+    loss = objective(net, draw, context()).per_sample
+    scale = draw.extra["omega"]
+    assert scale.min() >= 1 and scale.max() <= 3 and scale.std() > 0.3
+    for i in range(B):
+        one = replace(objective, guidance=Guidance.effective(float(scale[i]), 3, 0.5))
+        row = replace(draw.rows(i, i + 1), extra={})
+        told = partial(net, omega=scale[i : i + 1])
+        torch.testing.assert_close(one(told, row, context()).per_sample[0], loss[i])
+    forgotten = replace(draw, extra={"omega": scale.flip(0)})
+    assert (objective(net, forgotten, context()).per_sample - loss).abs().max() > 1e-2
 
 
 def test_finite_difference_is_a_derivative_of_the_objective():

@@ -1,8 +1,11 @@
 """The MLP is a field on any data shape, and its tangent pass is its forward-mode derivative."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from meanflow_lite.fields import Conditioned
 from meanflow_lite.identity import directional_derivative
 from meanflow_lite.networks import MLP
 
@@ -39,6 +42,23 @@ def test_the_tangent_pass_is_the_forward_mode_derivative(told, shape):
     ]
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_further_condition_is_an_input_without_a_tangent():
+    net = awake(2, num_classes=3, conditions=("omega",))
+    y, omega = torch.arange(B) % 4, torch.linspace(1, 3, B, dtype=torch.float64)
+    at = inputs((2,))
+    slow = directional_derivative(partial(net, omega=omega), *at, y)
+    told = Conditioned(net, {"omega": omega})
+    fast = directional_derivative(told, *at, y, detach=True)
+    torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
+    assert not fast[1].requires_grad and hasattr(told, "forward_with_tangent")
+    assert not hasattr(Conditioned(lambda z, r, t, y=None: z, {}), "forward_with_tangent")
+    other = net(*at[:3], y, omega=omega + 1)
+    assert (other - fast[0]).abs().amax(1).min() > 1e-3
+    for wrong in ({}, {"kappa": omega}):
+        with pytest.raises(ValueError, match="conditions"):
+            net(*at[:3], y, **wrong)
 
 
 def test_starts_as_the_zero_field():

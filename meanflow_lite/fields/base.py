@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -51,6 +52,26 @@ class Instantaneous:
     ) -> Tensor:
         """Evaluate ``v(z, t, y)``."""
         return self.v(z, t, y, **cond)
+
+
+@dataclass(frozen=True)
+class Conditioned:
+    """A field with its further conditions bound, one value a row: again a field.
+
+    Unlike a ``partial`` it keeps a network's ``forward_with_tangent``.
+    """
+
+    u: Field
+    cond: Mapping[str, Tensor]
+
+    def __call__(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Evaluate ``u`` under the conditions."""
+        return self.u(z, r, t, y, **self.cond)
+
+    @property
+    def forward_with_tangent(self) -> Callable[..., tuple[Tensor, Tensor]]:
+        """That of ``u``; ``AttributeError`` if it has none."""
+        return partial(self.u.forward_with_tangent, **self.cond)  # pyright: ignore
 
 
 def instantaneous(v: Velocity) -> Field:

@@ -163,11 +163,14 @@ class Guided:
     :math:`v^\omega(z, t \mid y) = \omega\,v(z, t \mid y) + (1 - \omega)\,v(z, t)` for t in
     ``t_range``, and :math:`v(z, t \mid y)` outside (Geng et al. 2025, section 4.2). Its average
     is not the same mix of averages: guidance bends the trajectory. Rows with the null label are
-    not guided.
+    not guided. ``omega`` is a number, or ``[B, 1]`` for a scale a row.
     """
 
     def __init__(
-        self, mixture: GaussianMixture, omega: float, t_range: tuple[float, float] = (0.0, 1.0)
+        self,
+        mixture: GaussianMixture,
+        omega: float | Tensor,
+        t_range: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         if mixture.num_classes is None:
             raise ValueError("guidance needs a mixture with labels: this one has none")

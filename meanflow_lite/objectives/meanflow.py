@@ -9,11 +9,11 @@ velocity is a fixed point at ``p = 0``, because the target is affine in v.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from meanflow_lite.fields import Field
+from meanflow_lite.fields import Conditioned, Field
 from meanflow_lite.guidance import Guidance, LabelDropout
 from meanflow_lite.identity import Derivative, total_derivative
 from meanflow_lite.losses import adaptive_weight, squared_error
@@ -72,7 +72,11 @@ class MeanFlow(SingleStage):
 
     def draw(self, x: Tensor, y: Tensor | None, ctx: Context) -> Draw:
         """Step 1 of the pipeline: eps, r and t, with the plain rows in front."""
-        return draw_anchored(x, y, ctx, self.pair, self.p_equal, self.dropout)
+        draw = draw_anchored(x, y, ctx, self.pair, self.p_equal, self.dropout)
+        if self.guidance is None or self.guidance.scales is None:
+            return draw
+        scales = self.guidance.scales(ctx.uniform(x.new_empty(len(x))))
+        return replace(draw, extra={"omega": scales})
 
     def __call__(self, u: Field, draw: Draw, ctx: Context) -> Loss:
         """Steps 2 to 6. Only the rows with r < t pay for a derivative."""
@@ -84,12 +88,14 @@ class MeanFlow(SingleStage):
         return Loss(error * adaptive_weight(error, self.p, self.c), watch)
 
     def _plain_error(self, u: Field, rows: Draw, ctx: Context) -> Tensor:
+        u = _told(u, rows)
         predicted = u(rows.z, rows.t, rows.t, rows.y)
         target = self._guide(u, rows, self.target_velocity.plain(u, rows, ctx), predicted)
         return squared_error(predicted, target.detach())
 
     def prediction_and_target(self, u: Field, rows: Draw, ctx: Context) -> tuple[Tensor, Tensor]:
         r"""Steps 2 to 5: :math:`u_\theta` and :math:`v - (t-r)\,\mathrm{d}u_\theta/\mathrm{d}t`."""
+        u = _told(u, rows)
         v = self._guide(u, rows, self.target_velocity.jump(u, rows, ctx))
         along = v
         if self.tangent_velocity is not self.target_velocity:
@@ -103,4 +109,9 @@ class MeanFlow(SingleStage):
     def _guide(self, u: Field, rows: Draw, v: Tensor, own: Tensor | None = None) -> Tensor:
         if self.guidance is None:
             return v
-        return self.guidance(u, rows.z, rows.t, v, rows.y, own)
+        return self.guidance(u, rows.z, rows.t, v, rows.y, own, rows.extra.get("omega"))
+
+
+def _told(u: Field, rows: Draw) -> Field:
+    """The field under the scales that were drawn for the rows, if any were."""
+    return Conditioned(u, dict(rows.extra)) if rows.extra else u
