@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from tools.notebooks import BEGIN, END, INLINE, SOURCES, read, tags
+from tools.notebooks import BEGIN, END, INLINE, SOURCES, VIEW, read, tags
 
 LONGEST_CELL = 45  # lines; longer code belongs in the library, with a test
 HEADINGS = ("## Summary", "## References")
@@ -147,6 +147,8 @@ def _lint_output(cell: NotebookNode, output: NotebookNode) -> Iterator[str]:
         yield f"{cell.id} has a figure without alt text: display it with show(fig, alt=...)"
     if "image/svg+xml" in data or "application/vnd.plotly.v1+json" in data:
         yield f"{cell.id} has an output whose text differs from run to run; use show() or slider()"
+    if VIEW in data:
+        yield f"{cell.id} holds a live widget, for which a page asks the network; use panel()"
 
 
 def lint_notebook(book: NotebookNode) -> list[str]:
@@ -160,6 +162,8 @@ def lint_notebook(book: NotebookNode) -> list[str]:
             problems.append(f"{cell.id} shows more than one figure; give each its own cell")
         for output in outputs:
             problems += _lint_output(cell, output)
+    if "widgets" in book.metadata:
+        problems.append("its metadata hold the state of widgets; refresh it by `make notebooks`")
     ids = re.findall(r'class="mf-slider" id="([^"]+)"', str(book))
     problems += [
         f"slider id {i!r} is used twice" for i in sorted({i for i in ids if ids.count(i) > 1})

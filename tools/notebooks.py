@@ -29,6 +29,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "notebooks" / "src"
 NOTEBOOKS = ROOT / "notebooks"
+VIEW = "application/vnd.jupyter.widget-view+json"  # what a live widget is displayed as
 TIMEOUT = 600  # seconds for one cell
 TURN = "...  # your turn"
 BEGIN, END, INLINE = "# <solution>", "# </solution>", "# <solution/>"
@@ -190,6 +191,7 @@ def execute(book: NotebookNode) -> float:
         timeout=TIMEOUT,
         kernel_name="python3",
         record_timing=False,
+        store_widget_state=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(NOTEBOOKS)}},
     ).execute()
@@ -200,6 +202,7 @@ def stamp(book: NotebookNode, seconds: float) -> None:
     """Alt texts to where the book reads them, the run time, and nothing that varies by machine."""
     for cell in book.cells:
         for output in cell.get("outputs", []):
+            output.get("data", {}).pop(VIEW, None)  # live only: a page would fetch its script
             alt = output.get("metadata", {}).get("image/png", {}).get("alt")
             if alt:
                 cell.metadata["mystnb"] = {"image": {"alt": alt}}

@@ -2,6 +2,7 @@
 
 from meanflow_lite.notebook.claims import all_published, published, results, settings
 from meanflow_lite.notebook.exercises import EXERCISES, Exercise, Verdict, check, exercise
+from meanflow_lite.notebook.panels import panel
 from meanflow_lite.notebook.sliders import slider, triangle_slider
 from meanflow_lite.notebook.style import (
     COLORS,
@@ -23,6 +24,7 @@ __all__ = [
     "all_published",
     "check",
     "exercise",
+    "panel",
     "panels",
     "published",
     "results",
