@@ -64,9 +64,11 @@ class Conditioned:
     u: Field
     cond: Mapping[str, Tensor]
 
-    def __call__(self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None, **cond: Tensor
+    ) -> Tensor:
         """Evaluate ``u`` under the conditions."""
-        return self.u(z, r, t, y, **self.cond)
+        return self.u(z, r, t, y, **self.cond, **cond)
 
     @property
     def forward_with_tangent(self) -> Callable[..., tuple[Tensor, Tensor]]:
