@@ -114,4 +114,5 @@ class MeanFlow(SingleStage):
 
 def _told(u: Field, rows: Draw) -> Field:
     """The field under the scales that were drawn for the rows, if any were."""
-    return Conditioned(u, dict(rows.extra)) if rows.extra else u
+    scales = rows.extra.get("omega")
+    return u if scales is None else Conditioned(u, {"omega": scales})
