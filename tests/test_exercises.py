@@ -114,6 +114,12 @@ def _partial(z):
     return w
 
 
+def _every_row(z):
+    w = z.clone()
+    w[...] = 2 * z
+    return w
+
+
 @pytest.mark.parametrize(
     ("answer", "state", "says"),
     [
@@ -122,6 +128,8 @@ def _partial(z):
         (_empty, "open", "Not done yet"),
         (_partial, "open", "Not done yet"),
         (lambda z: z + z, "right", "Right"),
+        (lambda z: 2 * z[...], "right", "Right"),
+        (_every_row, "right", "Right"),
         (lambda z: z**2, "wrong", "square"),
         (_identity, "wrong", "largest difference is 2"),
         (_constant_one, "wrong", "shape is ()"),

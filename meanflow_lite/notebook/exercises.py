@@ -11,6 +11,7 @@ import dis
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 EXERCISES: dict[str, Exercise] = {}
+_NAMING = ("STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF")
 _RETURNING = ("LOAD_CONST", "RETURN_CONST", "RETURN_VALUE")
 
 
@@ -106,10 +108,10 @@ def _unfilled(answer: Any) -> bool:
     code = getattr(answer, "__code__", None)
     if code is None:
         return False
-    if ... in code.co_consts:  # `name = ...` is still somewhere inside
-        return True
-    # A body that is only `...` compiles to returning None.
     done = [i for i in dis.get_instructions(code) if i.opname not in ("RESUME", "NOP")]
+    if any(a.argval is ... and b.opname.startswith(_NAMING) for a, b in pairwise(done)):
+        return True  # `name = ...` is still somewhere inside; z[..., 0] is not meant
+    # A body that is only `...` compiles to returning None.
     return all(i.opname in _RETURNING for i in done) and [
         i.argval for i in done if i.opname != "RETURN_VALUE"
     ] == [None]

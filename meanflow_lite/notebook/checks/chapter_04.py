@@ -65,8 +65,9 @@ exercise(
     mistakes={
         "This is the rank of the data point: which noise has that rank?": lambda x: _CDF_0,
         "The rank must be taken at t = 0, where the data is, not at t = 1.": lambda x: x,
-        "The two distribution functions are swapped: this sends noise to ranks of noise.": (
-            lambda x: ndtr(x)
+        "That is the rank of x among the noise: take it among the data, by cdf at t = 0.": ndtr,
+        "That goes from noise to data; x is data, and the noise is wanted.": (
+            lambda x: mixture_a().quantile(ndtr(x)[:, None], torch.zeros_like(x))[:, 0]
         ),
     },
     praise="Right: the rank at t = 0, looked up among the noise.",
@@ -86,6 +87,11 @@ def _fixed_mean(z, r, t, mu, a):
     return _gaussian(z - mu, r, t, 0.0, a)
 
 
+def _variances(z, r, t, mu, a):
+    var_r, var_t = ((1 - s) ** 2 * a**2 + s**2 for s in (r, t))
+    return (z - (1 - r) * mu - var_r * (z - (1 - t) * mu) / var_t) / (t - r)
+
+
 def _landing(z, r, t, mu, a):
     return z - (t - r) * _gaussian(z, r, t, mu, a)
 
@@ -97,6 +103,9 @@ exercise(
     mistakes={
         "The mean of z_t is missing: it is (1 - t) mu.": _no_mean,
         "The mean moves: it is (1 - t) mu at time t and (1 - r) mu at time r.": _fixed_mean,
+        "That takes the ratio of variances: a rank counts standard deviations, so take roots.": (
+            _variances
+        ),
         "This is where the path is at time r: u is the displacement z - z_r over t - r.": _landing,
         "The sign is wrong: u is (z_t - z_r) / (t - r).": lambda *a: -_gaussian(*a),
     },
