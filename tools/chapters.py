@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
+from tools import fresh_run
 from tools.notebooks import BEGIN, END, INLINE, SOURCES, VIEW, read, tags
 
 LONGEST_CELL = 45  # lines; longer code belongs in the library, with a test
@@ -104,6 +105,7 @@ def lint_source(source: Path) -> list[str]:
     for text in markdown:
         problems += _lint_markdown(text, chapter)
     problems += _lint_code(code)
+    problems += fresh_run.problems(code)
     if not any(re.search(r"^\s*assert\b", c.source, re.M) for c in code):
         problems.append("no cell asserts anything")
     own = equation_tags(source)
