@@ -1,8 +1,4 @@
-# make book   - set up if needed, build the book, say where to open it
-# make test   - set up if needed, then everything: unit tests, notebooks, book, pages in a browser
-# make check  - the inner loop: lint, types, fast tests
-# make notebooks [ONLY="05_identity"] [FORCE=1] - sources -> executed notebooks, the only way
-# make portable - notebooks under other thread counts and instruction sets, and from the wheel alone
+# Everything starts here, CI included. `make` alone lists the targets.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -13,44 +9,55 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-export OMP_NUM_THREADS ?= 1
-export MPLBACKEND ?= Agg
+COLAB := us-docker.pkg.dev/colab-images/public/runtime
+OMP_NUM_THREADS ?= 1
+MPLBACKEND ?= Agg
+export OMP_NUM_THREADS MPLBACKEND
 
-.PHONY: help setup book test check format notebooks portable clean
+.PHONY: help setup book test check unit format notebooks portable colab clean
 
-help:  ## this text
-	@sed -n '1,5s/^# //p' Makefile
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[book,test,full,dev]"
 	touch $(STAMP)
 
-setup: $(STAMP)  ## the environment
+setup: $(STAMP)  ## .venv with the tested versions; every target below starts with it
 
-book: $(STAMP)  ## the book, warnings are errors
+book: $(STAMP)  ## the book, warnings are errors; prints where to open it
 	$(BIN)/jupyter-book build book/ -W -n --keep-going
 	@echo "Open file://$(CURDIR)/book/_build/html/index.html"
 
-check: $(STAMP)  ## the inner loop
+check: $(STAMP)  ## the inner loop: lint, types, conventions, fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/python -m tools.notebooks check
 	$(BIN)/pytest -q -n 2 -m "not slow"
 
-format: $(STAMP)
+unit: $(STAMP)  ## all tests of the library, slow ones too; no notebook, no page
+	$(BIN)/pytest -q -n 2 --dist loadfile tests
+
+format: $(STAMP)  ## formats the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-notebooks: $(STAMP)
+notebooks: $(STAMP)  ## [ONLY=05_identity] [FORCE=1] executes the sources that changed
 	$(BIN)/python -m tools.notebooks build $(if $(ONLY),--only $(ONLY)) $(if $(FORCE),--force)
 
-portable: $(STAMP)
+portable: $(STAMP)  ## notebooks under other threads and instruction sets, and from the wheel alone
 	$(BIN)/python -m tools.portable
 
-# The three stages print their own results; the summary of pytest is the last line of each.
-test: $(STAMP)
+# In Colab's own image (docker), from the wheel alone; the image's torch must stay.
+colab:  ## notebooks inside the image that Colab runs
+	docker pull -q $(COLAB)
+	docker run --rm --volume "$(CURDIR):/source:ro" --entrypoint /bin/bash $(COLAB) -euc \
+		"cp -r /source /repository && cd /repository && python3 -m tools.portable --here"
+
+# Each stage prints its own result; pytest's summary is the last line.
+test: $(STAMP)  ## everything: lint, types, the book, its pages in a browser, tests, notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -58,5 +65,5 @@ test: $(STAMP)
 	$(BIN)/python -m tools.check_pages
 	$(BIN)/pytest -q -n 2 --dist loadfile --nbval tests notebooks
 
-clean:
+clean:  ## removes what was built; keeps .venv
 	rm -rf book/_build build dist .pytest_cache .ruff_cache

@@ -2,15 +2,11 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
-
-try:
-    import tomllib  # pyright: ignore[reportMissingImports]
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "meanflow_lite"
@@ -122,7 +118,7 @@ def test_environment_yml_installs_what_make_does():
     assert pip == ["-c constraints.txt", f"-e .[{extras.group(1)}]"]
     assert set(extras.group(1).split(",")) == set(requirements()) - {""}
     python = next(d for d in environment["dependencies"] if str(d).startswith("python="))
-    assert tuple(map(int, python.removeprefix("python=").split("."))) >= (3, 10)
+    assert tuple(map(int, python.removeprefix("python=").split("."))) >= (3, 11)
 
 
 def test_colab_keeps_its_own_torch():
@@ -145,6 +141,7 @@ def test_the_book_lists_every_page_once():
     assert in_order == sorted(in_order)
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an sdist leaves one of the links out")
 def test_links_of_the_book_are_links():
     assert (ROOT / "book" / "_config.yml").resolve() == ROOT / "_config.yml"
     assert (ROOT / "book" / "notebooks").resolve() == ROOT / "notebooks"
