@@ -83,7 +83,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("address", ["", "https://github.com/someone/somewhere"])
 def test_setup_cell_installs_only_where_the_library_is_missing(address):
-    code = tool.setup_code(address)
+    code = tool.setup_code(address, "main")
     compile(code, "setup", "exec")
     assert ('"meanflow-lite @ git+' + address in code) == bool(address)
     ran = python(code)
@@ -94,6 +94,32 @@ def test_setup_cell_installs_only_where_the_library_is_missing(address):
             [sys.executable, "-c", hidden], capture_output=True, text=True, check=False
         )
         assert "pip install ." in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "installs", "links"),
+    [
+        ("", "", ""),
+        ("https://github.com/an/example", "https://github.com/an/example@dev", "an/example"),
+        ("https://github.com/an/example.git/", "https://github.com/an/example@dev", "an/example"),
+        ("https://gitlab.com/an/example", "https://gitlab.com/an/example@dev", ""),
+    ],
+)
+def test_set_up_cells_and_colab_links_come_from_one_setting(
+    tmp_path, monkeypatch, url, installs, links
+):
+    config = (ROOT / "_config.yml").read_text("utf-8")
+    config = re.sub(r'url: ".*"', f'url: "{url}"', config).replace("branch: main", "branch: dev")
+    (tmp_path / "_config.yml").write_text(config, "utf-8")
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    for source in tool.sources():
+        book = tool.derive(source)
+        first = next(c.source for c in book.cells if c.cell_type == "code")
+        assert ("raise ModuleNotFoundError" in first) == (not url)
+        assert re.findall(r'git\+([^"]+)"', first) == ([installs] if url else [])
+        found = re.findall(r"\(https://colab\S+\)", book.cells[0].source)
+        place = f"https://colab.research.google.com/github/{links}/blob/dev/notebooks"
+        assert found == ([f"({place}/{source.stem}.ipynb)"] if links else [])
 
 
 SOUND = """# A title

@@ -39,10 +39,10 @@ def sources() -> list[Path]:
     return sorted(p for p in SOURCES.glob("*.md") if not p.name.startswith("_"))
 
 
-def repository() -> str:
-    """The public address from _config.yml, or "" while there is none."""
-    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
-    return (config.get("repository", {}).get("url") or "").rstrip("/")
+def repository() -> tuple[str, str]:
+    """The public address from _config.yml, or "" while there is none, and the branch."""
+    setting = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))["repository"]
+    return (setting["url"] or "").rstrip("/").removesuffix(".git"), setting["branch"]
 
 
 def read(source: Path) -> list[NotebookNode]:
@@ -55,14 +55,14 @@ def tags(cell: NotebookNode) -> list[str]:
     return list(cell.metadata.get("tags", []))
 
 
-def setup_code(address: str) -> str:
+def setup_code(address: str, branch: str) -> str:
     """The first code cell of every notebook: installs the library only where it is missing."""
     if address:
         missing = dedent(f"""\
             import subprocess
             import sys
 
-            wanted = "meanflow-lite @ git+{address}"
+            wanted = "meanflow-lite @ git+{address}@{branch}"
             subprocess.run([sys.executable, "-m", "pip", "install", "-q", wanted], check=True)""")
     else:
         missing = dedent("""\
@@ -132,7 +132,7 @@ def derive(source: Path) -> NotebookNode:
             cells.append(new_markdown_cell(cell.source))
             continue
         if not started:
-            first = new_code_cell(setup_code(repository()))
+            first = new_code_cell(setup_code(*repository()))
             first.metadata["tags"] = ["setup", "remove-cell"]
             cells.append(_code_cell(first))
             started = True
@@ -165,11 +165,11 @@ def derive(source: Path) -> NotebookNode:
 
 def _colab(stem: str) -> str:
     """A link to Colab, or "" while there is no public address (text: a badge would be fetched)."""
-    address = repository()
+    address, branch = repository()
     if not address.startswith("https://github.com/"):
         return ""
-    place = address.removeprefix("https://github.com/")
-    return f"[Open in Colab](https://colab.research.google.com/github/{place}/blob/main/notebooks/{stem}.ipynb)"
+    place = f"{address.removeprefix('https://github.com/')}/blob/{branch}/notebooks/{stem}.ipynb"
+    return f"[Open in Colab](https://colab.research.google.com/github/{place})"
 
 
 def fingerprint(book: NotebookNode) -> str:
