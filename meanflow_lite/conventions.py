@@ -129,3 +129,33 @@ def p_equal_from_share_of_jumps(ratio: float) -> float:
     if not 0 <= ratio <= 1:
         raise ValueError(f"a share of rows is in [0, 1]: got {ratio}")
     return 1 - ratio
+
+
+@dataclass(frozen=True)
+class Share:
+    """One repository's number for the share of rows with r = t, or for that of the others.
+
+    ``name`` is its name in that code, ``value`` its default or published value, ``counts_equal``
+    whether it counts the rows with r = t.
+    """
+
+    repository: str
+    name: str
+    value: float
+    counts_equal: bool
+
+    @property
+    def p_equal(self) -> float:
+        """The same share as this package's ``p_equal``."""
+        return self.value if self.counts_equal else p_equal_from_share_of_jumps(self.value)
+
+
+#: Spellings of one number: the same 0.75 means either kind of row.
+SHARES = (
+    Share("Mean Flows, ablation of the paper", "ratio of r unlike t", 0.25, False),
+    Share("Gsunshine/meanflow", "data_proportion", 0.75, True),
+    Share("Gsunshine/py-meanflow", "ratio", 0.75, False),
+    Share("zhuyu-cs/MeanFlow", "ratio_r_not_equal_t", 0.75, False),
+    Share("forks of haidog-yaqub/MeanFlow", "flow_ratio", 0.5, True),
+    Share("lucidrains/rectified-flow-pytorch", "prob_default_flow_obj", 0.5, True),
+)

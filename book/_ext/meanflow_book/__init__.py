@@ -1,0 +1,82 @@
+"""Pages that are written from data, and links that no author writes.
+
+Each directive turns a file of the repository into Markdown and lets MyST parse it, so that the page
+cannot disagree with the file. `links` connects chapters with glossary, index, equations and each
+other while they stay plain Markdown; `theme` keeps buttons that lead nowhere off the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from meanflow_book import api, links, theme
+from meanflow_book.chapters import ROOT, chapter_map, reading_path
+from meanflow_book.conventions import conventions_page, shares_page
+from meanflow_book.pages import (
+    citation_page,
+    claims_page,
+    published_page,
+    runtimes_page,
+    solutions_page,
+)
+
+PAGES: dict[str, Callable[[], str]] = {
+    "api-reference": api.api_page,
+    "chapter-map": chapter_map,
+    "citation": citation_page,
+    "claims-ledger": claims_page,
+    "conventions-table": conventions_page,
+    "exercise-solutions": solutions_page,
+    "published-numbers": published_page,
+    "run-times": runtimes_page,
+    "shares-table": shares_page,
+}
+SOURCES = ("CITATION.cff", "book/claims.yml", "meanflow_lite/notebook/published.yml")
+
+
+class GeneratedPage(SphinxDirective):
+    """Parses the Markdown that its function returns; headings become sections of the page."""
+
+    write: ClassVar[Callable[[], str]]
+    has_content = False
+
+    def text(self) -> str:
+        """What to parse."""
+        return type(self).write()
+
+    def run(self) -> list[nodes.Node]:
+        """The nodes of the page."""
+        for path in SOURCES:
+            self.env.note_dependency(str(ROOT / path))
+        self.env.note_reread()
+        lines = StringList(self.text().splitlines(), source=self.env.docname)
+        holder = nodes.Element()
+        self.state.nested_parse(lines, self.content_offset, holder, match_titles=True)
+        return holder.children
+
+
+class ReadingPath(GeneratedPage):
+    """A way through the book: its lines name chapters by number."""
+
+    has_content = True
+
+    def text(self) -> str:
+        """The table of the way."""
+        return reading_path(list(self.content))
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the directives and the parts that work on every page."""
+    for name, write in PAGES.items():
+        made = type(name, (GeneratedPage,), {"write": staticmethod(write)})
+        app.add_directive(name, made)
+    app.add_directive("reading-path", ReadingPath)
+    for part in (api, links, theme):
+        part.setup(app)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,194 @@
+r"""Links that no author writes: first uses of glossary terms, chapters by number, equations.
+
+Chapters are plain Markdown, since they must read the same in Jupyter and on GitHub. In the book
+the first use of a glossary term on a page becomes a link to its entry and an entry of the index;
+"chapter 07" becomes a link to it, "(5.2)" a link to the equation with that number. Titles, code,
+formulas and links are left as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+
+from meanflow_book.chapters import ROOT, chapters
+from tools.chapters import equation_tags
+from tools.notebooks import SOURCES
+
+QUIET = (
+    nodes.title,
+    nodes.literal,
+    nodes.literal_block,
+    nodes.math,
+    nodes.math_block,
+    nodes.reference,
+    nodes.raw,
+    nodes.comment,
+    nodes.target,
+    nodes.term,
+    nodes.caption,
+    nodes.image,
+    addnodes.pending_xref,
+    addnodes.index,
+    addnodes.desc,
+)
+UNLINKED = ("glossary", "api", "genindex", "search")
+CHAPTER = re.compile(r"\b[Cc]hapter\s+(\d\d)\b")
+EQUATION = re.compile(r"\((\d+\.\d+[a-z]?)\)")
+TAG = re.compile(r"\\tag\{([^}]+)\}")
+
+
+def glossary_terms(text: str) -> dict[str, str]:
+    """The terms of a `{glossary}` directive: each spelling, to the first of its entry."""
+    block = text.split("```{glossary}\n", 1)[1].split("\n```", 1)[0]
+    found = {}
+    for entry in block.split("\n\n"):
+        heads = [line for line in entry.splitlines() if not line.startswith(" ")]
+        found |= {head: heads[0] for head in heads}
+    return found
+
+
+@cache
+def terms() -> dict[str, str]:
+    """Each spelling of the glossary in lower case, to the first spelling of its entry."""
+    spelled = glossary_terms((ROOT / "book" / "glossary.md").read_text("utf-8"))
+    return {term.lower(): first for term, first in spelled.items()}
+
+
+def pattern(names: list[str]) -> re.Pattern[str]:
+    """Any of ``names``, whole words, the longest first; acronyms in capitals, plurals too."""
+    alternatives = []
+    for name in sorted(names, key=len, reverse=True):
+        escaped = r"\s+".join(re.escape(word) for word in name.split())
+        alternatives.append(escaped if name.isupper() else f"(?i:{escaped})")
+    return re.compile(rf"(?<![\w-])({'|'.join(alternatives)})s?(?![\w-])")
+
+
+@cache
+def _term_pattern() -> re.Pattern[str]:
+    return pattern(list(glossary_terms((ROOT / "book" / "glossary.md").read_text("utf-8"))))
+
+
+@cache
+def equation_homes() -> dict[str, str]:
+    """The number of each equation of a listed chapter, to the chapter's document."""
+    listed = [SOURCES / f"{c.stem}.md" for c in chapters().values()]
+    return {tag: f"notebooks/{p.stem}" for p in listed for tag in equation_tags(p)}
+
+
+def anchor(tag: str) -> str:
+    """The id of an equation."""
+    return "equation-" + tag.replace(".", "-")
+
+
+class Linker:
+    """Walks one document; remembers which terms it has linked already."""
+
+    def __init__(self, document: str) -> None:
+        self.document, self.seen = document, set()
+
+    def text(self, text: str) -> Iterator[nodes.Node]:
+        """``text`` cut at what becomes a link."""
+        last = 0
+        for begin, end, made in sorted(self._found(text), key=lambda found: found[0]):
+            if begin < last:
+                continue
+            yield nodes.Text(text[last:begin])
+            yield from made
+            last = end
+        yield nodes.Text(text[last:])
+
+    def _found(self, text: str) -> Iterator[tuple[int, int, list[nodes.Node]]]:
+        for match in CHAPTER.finditer(text):
+            chapter = chapters().get(match.group(1))
+            if chapter and self.document != f"notebooks/{chapter.stem}":
+                place = f"notebooks/{chapter.stem}"
+                yield *match.span(), [_reference("doc", f"/{place}", match.group(), "mf-chapter")]
+        for match in EQUATION.finditer(text):
+            home = equation_homes().get(match.group(1))
+            if home:
+                yield *match.span(), [self._equation(home, match.group(1), match.group())]
+        for match in _term_pattern().finditer(text):
+            term = terms()[" ".join(match.group(1).lower().split())]
+            if term not in self.seen:
+                self.seen.add(term)
+                yield *match.span(), _term(term, match.group())
+
+    def _equation(self, home: str, tag: str, shown: str) -> nodes.Node:
+        link = nodes.reference(shown, shown, internal=True, classes=["mf-equation"])
+        link["refuri"] = (
+            f"#{anchor(tag)}"
+            if home == self.document
+            else _relative(self.document, home) + f"#{anchor(tag)}"
+        )
+        return link
+
+
+def _relative(document: str, home: str) -> str:
+    """The address of a chapter from a page."""
+    return ("" if document.startswith("notebooks/") else "notebooks/") + f"{Path(home).name}.html"
+
+
+def _reference(kind: str, target: str, shown: str, mark: str) -> nodes.Node:
+    link = addnodes.pending_xref(
+        "",
+        nodes.inline(shown, shown, classes=[mark]),
+        refdomain="std",
+        reftype=kind,
+        reftarget=target,
+        refexplicit=True,
+        refwarn=True,
+    )
+    return link
+
+
+def _term(term: str, shown: str) -> list[nodes.Node]:
+    id = "use-" + nodes.make_id(term)
+    entry = addnodes.index(entries=[("single", term, id, "", None)])
+    target = nodes.target("", "", ids=[id])
+    return [entry, target, _reference("term", term, shown, "mf-term")]
+
+
+def link_document(app: Sphinx, doctree: nodes.document) -> None:
+    """Link the text of one page, and mark its numbered equations."""
+    document = app.env.docname
+    if document in UNLINKED:
+        return
+    linker = Linker(document)
+    for block in list(doctree.findall(nodes.math_block)):
+        found = TAG.search(block.astext())
+        if found and document == equation_homes().get(found.group(1)):
+            block.parent.insert(
+                block.parent.index(block), nodes.target("", "", ids=[anchor(found.group(1))])
+            )
+    for text in list(doctree.findall(nodes.Text)):
+        if not _is_quiet(text):
+            text.parent.replace(text, [p for p in linker.text(text.astext()) if p != ""])
+
+
+def _is_quiet(node: nodes.Node) -> bool:
+    while node.parent is not None:
+        node = node.parent
+        if isinstance(node, QUIET):
+            return True
+    return False
+
+
+def number_titles(app: Sphinx, doctree: nodes.document) -> None:
+    """A chapter shows its number, since other chapters name it by that."""
+    name = Path(app.env.docname).name
+    title = doctree.next_node(nodes.title)
+    if app.env.docname.startswith("notebooks/") and name[:2].isdigit() and title is not None:
+        title.insert(0, nodes.Text(f"{name[:2]}  "))
+
+
+def setup(app: Sphinx) -> None:
+    """Before Sphinx collects titles and index entries from the page."""
+    app.connect("doctree-read", number_titles, priority=1)
+    app.connect("doctree-read", link_document, priority=2)

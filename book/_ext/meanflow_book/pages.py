@@ -1,0 +1,131 @@
+"""Pages that are written from data: claims, run times, published numbers, solutions, citation."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+import nbformat
+import yaml
+
+from meanflow_book.chapters import ROOT, chapters, in_cell, table, titled
+from meanflow_lite.notebook.claims import all_published
+from meanflow_lite.notebook.exercises import find
+from tools import notebooks as tool
+
+STATUSES = {
+    "contradicted": "The cell finds otherwise.",
+    "reproduced": "The cell finds what is claimed.",
+    "not testable here": "It would take a GPU cluster, or a statement that can be tested.",
+    "open": "No chapter has settled it yet.",
+}
+
+
+def claims_page() -> str:
+    """The ledger, grouped and counted by status."""
+    rows = yaml.safe_load((ROOT / "book" / "claims.yml").read_text("utf-8"))
+    count = Counter(row["status"] for row in rows)
+    parts = [
+        f"{len(rows)} claims: " + ", ".join(f"{count[s]} {s}" for s in STATUSES if count[s]) + "."
+    ]
+    for status, meaning in STATUSES.items():
+        chosen = [row for row in rows if row["status"] == status]
+        if not chosen:
+            continue
+        body = [
+            [in_cell(r["claim"]), in_cell(r["source"]), _found(r), f"`{r['id']}`"] for r in chosen
+        ]
+        written = table(["claim", "who says it", "what was found", "row"], body)
+        parts += [f"## {status.capitalize()} ({len(chosen)})", meaning, written]
+    return "\n\n".join(parts)
+
+
+def _found(row: dict[str, Any]) -> str:
+    if row["status"] == "open":
+        return f"planned for chapter {row['chapter']}"
+    where = f" {titled(row['notebook'])}" if "notebook" in row else ""
+    return in_cell(row["why"]) + where
+
+
+def runtimes_page() -> str:
+    """Seconds that each chapter took in its last execution."""
+    rows, total = [], 0.0
+    for chapter in chapters().values():
+        path = tool.NOTEBOOKS / f"{chapter.stem}.ipynb"
+        if path.exists():
+            seconds = nbformat.read(path, as_version=4).metadata["meanflow_lite"]["seconds"]
+            total += seconds
+            rows.append([chapter.link, f"{seconds:.0f} s"])
+    rows.append(["**all chapters**", f"**{total / 60:.1f} min**"])
+    return table(["chapter", "run time"], rows)
+
+
+def published_page() -> str:
+    """Every published number, with its conditions."""
+    rows = []
+    for n in all_published().values():
+        conditions = [f"NFE {n.nfe}" if n.nfe else "", n.guidance and f"guidance {n.guidance}"]
+        conditions += [f"{n.epochs} epochs" if n.epochs else "", n.labels and f"labels {n.labels}"]
+        text = "; ".join(c for c in conditions if c)
+        source = f"{n.source} ({n.trust})" + (f". Note: {n.note}" if n.note else "")
+        rows.append([f"{n}", in_cell(n.what), in_cell(text), in_cell(source), f"`{n.key}`"])
+    return table(["value", "what", "conditions", "source and trust", "key"], rows)
+
+
+def solutions_page() -> str:
+    """The solution of every exercise, by chapter, with the mistakes that its check knows."""
+    parts = []
+    for chapter in chapters().values():
+        parts.append(f"## {chapter.link}")
+        for cell in tool.read(tool.SOURCES / f"{chapter.stem}.md"):
+            if "exercise" in tool.tags(cell):
+                parts.append(f"```python\n{tool.solution(cell.source)}\n```")
+            elif "check" in tool.tags(cell):
+                parts += [_mistakes(i) for i in re.findall(r"check\(\s*\"([^\"]+)\"", cell.source)]
+    return "\n\n".join(parts)
+
+
+def _mistakes(id: str) -> str:
+    sentences = "\n".join(f"- {s}" for s in find(id).mistakes)
+    return f"Wrong answers that `{id}` recognizes, and what it says:\n\n{sentences}"
+
+
+def _people(authors: list[dict[str, str]]) -> list[str]:
+    return [
+        a["name"] if "name" in a else f"{a['family-names']}, {a['given-names']}" for a in authors
+    ]
+
+
+def _entry(kind: str, key: str, fields: dict[str, str]) -> str:
+    """One entry of BibTeX."""
+    body = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items() if value)
+    return f"```bibtex\n@{kind}{{{key},\n{body}\n}}\n```"
+
+
+def citation_page() -> str:
+    """What CITATION.cff says, as a sentence and as BibTeX; then the references it names."""
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+    year, address = str(config["copyright"]), config["repository"]["url"]
+    by = [a.get("name", "") for a in cff["authors"]]
+    said = f"{' and '.join(by)} ({year}). *{cff['title']}* (version {cff['version']})."
+    own = {
+        "author": " and ".join(f"{{{name}}}" for name in by),
+        "title": f"{{{cff['title']}}}",
+        "version": cff["version"],
+        "year": year,
+        "url": address,
+    }
+    parts = [said + (f" <{address}>" if address else ""), _entry("software", "meanflow_lite", own)]
+    for reference in cff["references"]:
+        people = _people(reference["authors"])
+        fields = {
+            "author": " and ".join(people),
+            "title": f"{{{reference['title']}}}",
+            "journal": reference["journal"],
+            "year": str(reference["year"]),
+        }
+        key = people[0].split(",")[0].lower() + str(reference["year"])
+        parts += [f"## {reference['title']}", _entry(reference["type"], key, fields)]
+    return "\n\n".join(parts)
