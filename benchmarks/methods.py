@@ -129,7 +129,7 @@ def gradient_noise(trainer: Trainer, draws: int = 16) -> dict[str, float]:
     samples = []
     for k in range(draws):
         x, y = trainer.batches(10_000 + k, trainer.config.batch, trainer.config.seed)
-        ctx = replace(trainer._context(0), generator=seeded(trainer.config.seed, 10_000 + k))
+        ctx = trainer._context(trainer.step, 0, seeded(trainer.config.seed, 10_000 + k))
         trainer.net.zero_grad()
         draw = trainer.objective.draw(x, y, ctx)
         loss = trainer.module(draw, replace(ctx, generator=None))

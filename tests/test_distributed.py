@@ -76,7 +76,7 @@ def unwrapped():
     """What other repositories do: DDP around the network, and the loss on what is inside it."""
     run = trainer(MeanFlow())
     wrapper = DistributedDataParallel(run.net)
-    assert isinstance(run.call, DistributedDataParallel)
+    assert run.wrapper is not None
     run.call = lambda draw, ctx: run.objective(wrapper.module, draw, ctx)  # pyright: ignore
     return result(run)
 

@@ -2,6 +2,11 @@
 
 import json
 import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import threading
 import time
 
 import numpy as np
@@ -9,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from meanflow_lite.data.batches import Prefetched
+from meanflow_lite.data.batches import Ahead
 from meanflow_lite.data.images import BadImage, ImageFolder, center_crop, read_image
 from meanflow_lite.data.latents import (
     CacheError,
@@ -29,13 +34,16 @@ class FakeVae(Vae):
     """Four channels at an eighth of the size: enough for everything but the pictures."""
 
     def __init__(self):
-        self.name, self.fingerprint, self.broken, self.slow = "fake", "f1", False, 0.0
+        self.name, self.fingerprint, self.slow = "fake", "f1", 0.0
+        self.breaks: int | None = None  # this row of each batch comes out as NaN
 
     def encode(self, images):
         time.sleep(self.slow)
         mean = torch.nn.functional.avg_pool2d(images, 8)
         mean = torch.cat([mean, mean.mean(1, keepdim=True)], 1)
-        return torch.cat([mean, 0.1 + mean.abs()], 1) * (float("nan") if self.broken else 1)
+        if self.breaks is not None:
+            mean[self.breaks] = float("nan")
+        return torch.cat([mean, 0.1 + mean.abs()], 1)
 
 
 @pytest.fixture
@@ -77,12 +85,36 @@ def test_the_batch_is_the_stated_formula(images, cache):
 
 
 def test_reading_ahead_changes_nothing(cache):
-    latents, ahead = LatentCache(cache), Prefetched(LatentCache(cache))
-    for step in (0, 1, 2, 9, 10, 3):
-        for part in (0, 1):
-            x, y = latents(step, 8, 1, part, 2)
-            x2, y2 = ahead(step, 8, 1, part, 2)
-            assert torch.equal(x, x2) and torch.equal(y, y2)
+    """In order, after a jump and backwards; the next value is computed by a thread meanwhile."""
+    latents = LatentCache(cache)
+    threads = []
+
+    def read(n):
+        threads.append(threading.current_thread())
+        return latents(n, 8, 1)
+
+    ahead = Ahead(read)
+    for n in (0, 1, 2, 9, 10, 3):
+        for value, expected in zip(ahead(n), latents(n, 8, 1), strict=True):
+            assert torch.equal(value, expected)
+    own = threads.count(threading.main_thread())
+    assert own == 3 and len(threads) - own >= 3  # 0, 9 and 3 were not foreseen
+
+
+def test_more_shards_than_a_process_may_open(cache, images, tmp_path):
+    """ImageNet has 1,252 shards where 1,024 open files are a common limit."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = len(os.listdir("/proc/self/fd"))
+    encode(images, FakeVae(), tmp_path / "c", CacheSettings(16, shard=1), 4)
+    finish(tmp_path / "c")
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before + 6, limits[1]))
+        with pytest.raises(OSError, match="Too many open files"):  # as numpy maps files
+            _ = [np.load(p, mmap_mode="r") for p in (tmp_path / "c").glob("*.npy")]
+        latents = LatentCache(tmp_path / "c")
+        assert torch.equal(latents(0, 11, 0)[0], LatentCache(cache)(0, 11, 0)[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_flips_are_a_second_view(images, tmp_path):
@@ -169,8 +201,8 @@ def test_nan_in_a_latent(images, cache, tmp_path):
     with pytest.raises(CacheError, match="shard-00002.npy holds NaN"):
         LatentCache(cache)(0, 11, 0)
     vae = FakeVae()
-    vae.broken = True
-    with pytest.raises(CacheError, match="NaN near .*png"):
+    vae.breaks = 3
+    with pytest.raises(CacheError, match="NaN for .*cat/3.png"):
         encode(images, vae, tmp_path / "c", SETTINGS)
 
 
@@ -189,6 +221,68 @@ def test_another_vae_other_images_or_other_settings_are_refused(images, cache):
         encode(images, vae, cache, SETTINGS)
     with pytest.raises(CacheError, match="settings"):
         encode(images, FakeVae(), cache, CacheSettings(16, True, 4))
+
+
+def test_a_manifest_of_another_cache_is_refused(images, cache, tmp_path):
+    """The shards are whole and have the right shapes: only the checksums tell."""
+    vae = FakeVae()
+    vae.name = vae.fingerprint = "another"
+    vae.encode = lambda x: 2 * FakeVae.encode(vae, x)
+    encode(images, vae, tmp_path / "c", SETTINGS)
+    finish(tmp_path / "c")
+    assert LatentCache(tmp_path / "c").content != LatentCache(cache).content
+    shutil.copy(tmp_path / "c" / "manifest.json", cache / "manifest.json")
+    with pytest.raises(CacheError, match="of another cache .another VAE.*own manifest back"):
+        LatentCache(cache)
+
+
+def test_the_content_is_the_same_wherever_the_cache_lies(cache, tmp_path):
+    shutil.copytree(cache, tmp_path / "moved")
+    assert LatentCache(tmp_path / "moved").content == LatentCache(cache).content
+
+
+def _encode_on_a_full_disk(images, folder):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    vae = FakeVae()
+    whole, vae.slow = vae.encode, 0
+
+    def narrow(x):  # from the second shard on no file may be longer than the first bytes
+        out = whole(x)
+        if (folder / "shard-00000.json").exists():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+        return out
+
+    vae.encode = narrow
+    try:
+        encode(images, vae, folder, SETTINGS)
+    except OSError:
+        os._exit(7)
+    os._exit(1)
+
+
+def test_a_full_disk_keeps_the_shards_that_were_whole(images, cache, tmp_path):
+    arguments = (images, tmp_path / "c")
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=_encode_on_a_full_disk, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == 7
+    assert (tmp_path / "c" / "shard-00000.json").exists()
+    assert not (tmp_path / "c" / "shard-00001.json").exists()
+    with pytest.raises(CacheError, match="has not ended"):
+        LatentCache(tmp_path / "c")
+    encode(images, FakeVae(), tmp_path / "c", SETTINGS)
+    finish(tmp_path / "c")
+    for path in cache.glob("shard*"):
+        assert path.read_bytes() == (tmp_path / "c" / path.name).read_bytes()
+
+
+def test_progress_counts_every_image_once(images, tmp_path):
+    """Batch by batch, and shards that are there at once."""
+    for batch, expected in ((2, [2, 2, 2, 2, 2, 1]), (2, [4, 4, 3])):
+        counts = []
+        encode(images, FakeVae(), tmp_path / "c", SETTINGS, batch, on_images=counts.append)
+        assert counts == expected
 
 
 def test_a_corrupt_image_is_fatal_or_left_out_but_never_silent(images, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import torch
@@ -13,6 +13,7 @@ from meanflow_lite.networks.dit import DiTConfig
 from meanflow_lite.networks.presets import PRESETS as NETWORKS
 
 #: Dense bfloat16 peaks by their vendors' data sheets, in FLOPs a second (float16 for V100 and T4).
+#: They are reached with ``--bf16 True`` only.
 PEAKS = {
     "H200": 989e12,
     "H100": 989e12,
@@ -23,7 +24,21 @@ PEAKS = {
     "V100": 125e12,
     "T4": 65e12,
 }
-IMAGENET = 1_281_167
+#: Peaks in float32, which is what PyTorch computes in unless it is told otherwise.
+PEAKS_FLOAT32 = {
+    "H200": 67e12,
+    "H100": 67e12,
+    "A100": 19.5e12,
+    "L40S": 91.6e12,
+    "L4": 30.3e12,
+    "RTX 4090": 82.6e12,
+    "V100": 15.7e12,
+    "T4": 8.1e12,
+}
+IMAGENET, DIGITS = 1_281_167, 1_297  # images of the training sets
+
+#: Seconds of a step below which the launch of its thousands of kernels cannot be hidden.
+LAUNCH_BOUND = 5e-3
 
 #: Passes with tangents, in forward passes of the same rows: a matrix product once more for each.
 TANGENT = 1.0
@@ -71,10 +86,12 @@ def passes(settings: Settings) -> Passes:
 
     Forward 1, backward 2. Ours: a tangent on the rows with r < t; guidance evaluates the null
     label on all rows, and the own label only on the rows with r < t. The textbook step does all
-    of it on all rows, with a separate forward pass for the derivative.
+    of it on all rows, with a separate forward pass for the derivative. Other objectives count as
+    flow matching, the least that any of them takes.
     """
-    jump = 1 - settings.p_equal
-    guided = settings.omega != 1 or settings.kappa != 0
+    own_kind = settings.objective == "meanflow"
+    jump = own_kind * (1 - settings.p_equal)
+    guided = own_kind and (settings.omega != 1 or settings.kappa != 0)
     own = settings.kappa != 0
     ours = 3 + jump * TANGENT + guided * (1 + own * jump)
     return Passes(3.0, ours, 3 + 1 + TANGENT + guided * (1 + own))
@@ -96,13 +113,71 @@ def activation_bytes(config: DiTConfig, rows: int, width: int, checkpoint: bool)
     return rows * tokens(config) * config.width * width * (config.depth * kept + inside)
 
 
-def peak_flops(device: torch.device, count: int) -> float | None:
-    """Peak of ``count`` GPUs of this kind, if the table knows it."""
+def peak_flops(device: torch.device, count: int, bf16: bool) -> float | None:
+    """Peak of ``count`` GPUs of this kind in this precision, if the table knows it."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    known = [peak for key, peak in PEAKS.items() if key in name]
+    known = [peak for key, peak in _peaks(bf16).items() if key in name]
     return known[0] * count if known else None
+
+
+def _peaks(bf16: bool) -> dict[str, float]:
+    return PEAKS if bf16 else PEAKS_FLOAT32
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run takes. Hours are of our step, of flow matching and of the textbook step."""
+
+    steps: int
+    passes: Passes
+    hours: float
+    hours_plain: float
+    hours_textbook: float
+    images_per_second: float
+    rows: int
+    state_bytes: int
+    activation_bytes: int
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Time of one optimizer step."""
+        return 3600 * self.hours / self.steps
+
+
+def estimate(
+    settings: Settings, gpu: str = "H100", gpus: int = 8, images: int = IMAGENET, mfu: float = 0.35
+) -> Estimate:
+    """The estimate that ``meanflow-lite cost`` prints, for ``gpus`` GPUs of one type.
+
+    Raises:
+        ValueError: for an unknown type, or a batch that does not divide into the GPUs.
+    """
+    if gpu not in PEAKS:
+        raise ValueError(f"unknown --gpu {gpu!r}: choose from {', '.join(PEAKS)}")
+    if gpus < 1 or settings.batch % (gpus * settings.accumulate):
+        raise ValueError(
+            f"--batch {settings.batch} must divide into {gpus} GPUs times --accumulate "
+            f"{settings.accumulate}"
+        )
+    config = NETWORKS[settings.network]
+    steps, work = settings.count_steps(images), passes(settings)
+    rate = _peaks(settings.bf16)[gpu] * gpus * mfu / (2 * forward_macs(config))  # forward passes
+    rows = settings.batch // (gpus * settings.accumulate)
+    hours = [
+        steps * settings.batch * n / rate / 3600 for n in (work.step, work.plain, work.textbook)
+    ]
+    kept = activation_bytes(config, rows, 2 if settings.bf16 else 4, settings.checkpoint)
+    state = state_bytes(config, len(settings.ema))
+    return Estimate(steps, work, *hours, rate / work.step, rows, state, kept)
+
+
+def duration(hours: float) -> str:
+    """``94.4 h``, ``24 min`` or ``3 s``."""
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{hours * 60:.0f} min" if hours * 60 >= 1 else f"{hours * 3600:.2g} s"
 
 
 @dataclass(frozen=True)
@@ -113,15 +188,15 @@ class Cost:
         preset: the settings to start from; all others below have its values as defaults.
         gpu: type of GPU.
         gpus: number of GPUs, over all nodes.
-        images: images in the data set.
-        mfu: share of the peak that is reached; 0.35 is ordinary for bfloat16 and compilation.
+        images: images in the data set; None: those of ImageNet, or of the digits.
+        mfu: share of the peak that is reached, a guess until the log of a run shows it.
         settings: what the run learns.
     """
 
     preset: Literal["digits", "b4", "b2", "m2", "l2", "xl2", "xl2-plus"] = "digits"
     gpu: str = "H100"
     gpus: int = 8
-    images: int = IMAGENET
+    images: int | None = None
     mfu: float = 0.35
     settings: Annotated[Settings, tyro.conf.arg(prefix_name=False)] = field(
         default_factory=lambda: PRESETS["digits"]
@@ -129,36 +204,35 @@ class Cost:
 
     def run(self) -> None:
         """Print the estimate and what it assumes."""
-        if self.gpu not in PEAKS:
-            raise ValueError(f"unknown --gpu {self.gpu!r}: choose from {', '.join(PEAKS)}")
         settings, config = self.settings, NETWORKS[self.settings.network]
-        steps = settings.count_steps(self.images)
-        work, macs = passes(settings), forward_macs(config)
-        rate = PEAKS[self.gpu] * self.gpus * self.mfu
-
-        def hours(count: float) -> float:
-            return steps * settings.batch * 2 * macs * count / rate / 3600
-
-        rows = settings.batch // (self.gpus * settings.accumulate)
-        kept = activation_bytes(config, rows, 2 if settings.bf16 else 4, settings.checkpoint)
-        state = state_bytes(config, len(settings.ema))
-        guess = f"{self.mfu:.0%} of {PEAKS[self.gpu] / 1e12:.0f} TFLOPs a second"
+        images = self.images or (DIGITS if self.preset == "digits" else IMAGENET)
+        found = estimate(settings, self.gpu, self.gpus, images, self.mfu)
+        work, precision = found.passes, "bfloat16" if settings.bf16 else "float32"
+        peak = _peaks(settings.bf16)[self.gpu] / 1e12
         lines = {
             "network": f"{settings.network}, {parameters(config) / 1e6:.2f} M parameters, "
             f"{tokens(config)} tokens",
-            "evaluation": f"{macs / 1e9:.2f} G multiply-adds an image",
-            "run": f"{steps:,} steps of {settings.batch} of {self.images:,} images",
+            "evaluation": f"{forward_macs(config) / 1e9:.3g} G multiply-adds an image",
+            "run": f"{found.steps:,} steps of {settings.batch} of {images:,} images",
             "step": f"{work.step:.2f} forward passes (flow matching {work.plain:.2f}, "
             f"derivative on all rows {work.textbook:.2f})",
-            "hours": f"{hours(work.step):.1f} on {self.gpus} x {self.gpu} (flow matching "
-            f"{hours(work.plain):.1f}, derivative on all rows {hours(work.textbook):.1f})",
-            "images a second": f"{rate / (2 * macs * work.step):,.0f}",
-            "memory a GPU": f"{state / 2**30:.1f} GiB state + {kept / 2**30:.1f} GiB activations "
-            f"of {rows} images",
-            "assumes": f"{guess} (dense bfloat16 by the data sheet) for all passes alike; a "
-            f"backward pass is two forward passes, a tangent {TANGENT:g};",
-            "": "the reader keeps up and communication is hidden. Arithmetic is counted, the share",
-            " ": "of the peak is a guess until the log of a run shows its mfu.",
+            "time": f"{duration(found.hours)} on {self.gpus} x {self.gpu} in {precision} (flow "
+            f"matching {duration(found.hours_plain)}, derivative on all rows "
+            f"{duration(found.hours_textbook)})",
+            "images a second": f"{found.images_per_second:,.0f}, a step every "
+            f"{1000 * found.seconds_per_step:.3g} ms",
+            "memory a GPU": f"{found.state_bytes / 2**30:.1f} GiB state + "
+            f"{found.activation_bytes / 2**30:.1f} GiB activations of {found.rows} images",
+            "assumes": f"{self.mfu:.0%} of {peak:g} TFLOPs a second (dense {precision} by the data "
+            "sheet) for all passes alike;",
+            "": f"a backward pass is two forward passes, a tangent {TANGENT:g}; the reader keeps",
+            " ": "up; communication and kernel launches are hidden. The arithmetic is counted, the",
+            "  ": "share of the peak is a guess until the log of a run shows its mfu.",
         }
         for name, text in lines.items():
             print(f"{name:<16} {text}")
+        if found.seconds_per_step < LAUNCH_BOUND:
+            print(f"{'beware':<16} a step this short is bound by the launch of kernels instead")
+        if not settings.bf16:
+            faster = estimate(replace(settings, bf16=True), self.gpu, self.gpus, images, self.mfu)
+            print(f"{'with --bf16 True':<16} {duration(faster.hours)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from meanflow_lite.data.batches import Batches, FromTensors, Prefetched
+from meanflow_lite.data.batches import Batches, FromTensors
 from meanflow_lite.data.digits import NUM_CLASSES, digits
 
 DIGITS = "digits"
@@ -13,9 +13,13 @@ DIGITS = "digits"
 
 @dataclass(frozen=True)
 class Data:
-    """Batches and what a network has to know of them; ``vae`` decodes, if there is one."""
+    """Batches and what a network has to know of them; ``vae`` decodes, if there is one.
+
+    ``content`` names the data wherever it lies: a run goes on if its cache has moved.
+    """
 
     batches: Batches
+    content: str
     images: int
     num_classes: int
     shape: tuple[int, ...]
@@ -30,7 +34,7 @@ def open_data(name: str, latent_scale: float) -> Data:
     """
     if name == DIGITS:
         x, y = digits()
-        return Data(FromTensors(x, y), len(x), NUM_CLASSES, tuple(x.shape[1:]))
+        return Data(FromTensors(x, y), DIGITS, len(x), NUM_CLASSES, tuple(x.shape[1:]))
     from meanflow_lite.data.latents import LatentCache
 
     if not Path(name).is_dir():
@@ -39,4 +43,4 @@ def open_data(name: str, latent_scale: float) -> Data:
             "`meanflow-lite encode IMAGES --out LATENTS`, or use --data digits"
         )
     cache = LatentCache(name, latent_scale)
-    return Data(Prefetched(cache), len(cache), cache.num_classes, cache.shape, cache.vae)
+    return Data(cache, cache.content, len(cache), cache.num_classes, cache.shape, cache.vae)

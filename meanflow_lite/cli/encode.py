@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from meanflow_lite.data.latents import (
     finish,
     read_manifest,
     remove_shards,
+    shard_rows,
 )
 
 
@@ -99,12 +101,13 @@ def write(
     folder: ImageFolder, out: Path, vae: str, settings: CacheSettings, batch: int, device: str
 ) -> None:
     """Encode what is missing, with a bar, and say what was left out."""
-    with joined(device) as chosen:
+    # after an interruption the missing shards may all be one process's: the others wait for it
+    with joined(device, patience=timedelta(days=2)) as chosen:
         part, parts = place()
         if part == 0:
             out.mkdir(parents=True, exist_ok=True)
         wait()
-        total = len(folder) // parts
+        total = sum(len(rows) for rows in shard_rows(len(folder), settings.shard)[part::parts])
         with tqdm(total=total, unit="image", disable=part > 0, file=sys.stderr) as bar:
             left_out = encode(
                 folder, Vae(vae, chosen), out, settings, batch, part, parts, bar.update

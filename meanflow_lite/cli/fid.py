@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,7 +38,9 @@ class Fid:
     Attributes:
         samples: folder of PNGs or an npz, from the sample command or elsewhere.
         reference: `digits` (the training split), an npz of statistics (mu, sigma), a folder of
-            PNGs, or an npz of images.
+            images, or an npz of images.
+        crop: side of ADM's center crop for the images of a reference folder, such as 256 for
+            photographs; None: as they are.
         features: `digits`: a small network on 8x8 gray, for digits and for checks of a pipeline;
             `inception`: what papers report.
         inception_weights: file of torch-fidelity's Inception weights; None: downloaded once.
@@ -50,6 +51,7 @@ class Fid:
 
     samples: Path = Path("samples")
     reference: str = "digits"
+    crop: int | None = None
     features: Literal["digits", "inception"] = "digits"
     inception_weights: Path | None = None
     save_statistics: Path | None = None
@@ -59,9 +61,15 @@ class Fid:
     def run(self) -> None:
         """Print the distance, what it is of, and the protocol."""
         with joined(self.device) as device:
-            images, about = read_images(self.samples), describe(self.samples)
+            about = describe(self.samples)
             network = self._features(str(device))
-            mine = accumulate(self._batches(images, network))
+            mine = accumulate(map(network, read_images(self.samples, self.batch)))
+            labels = about.get("labels")
+            if labels is not None and len(labels) != mine.count:
+                raise ValueError(
+                    f"{self.samples} holds {mine.count} images but describes {len(labels)}: sample "
+                    "again, into an empty folder"
+                )
             if self.save_statistics:
                 write_statistics(mine, self.save_statistics)
             other = self._reference(network)
@@ -73,8 +81,10 @@ class Fid:
             )
             print(f"label protocol    {about.get('label_protocol', 'unknown')}")
             print(f"evaluations       {about.get('steps', 'unknown')}")
-            if self.features == "digits" and images.shape[1:] == (1, 8, 8) and "labels" in about:
-                self._judge(images, torch.tensor(about["labels"]))
+            if self.features == "digits" and labels is not None:
+                images = torch.cat([*read_images(self.samples, self.batch)])
+                if images.shape[1:] == (1, 8, 8):
+                    self._judge(images, torch.tensor(labels))
 
     def _judge(self, images: Tensor, labels: Tensor) -> None:
         report = judges.judge(images.float() / 127.5 - 1, labels)
@@ -98,10 +108,6 @@ class Fid:
             return inception(self.inception_weights, device)
         return small_features
 
-    def _batches(self, images: Tensor, network: Features) -> Iterator[Tensor]:
-        for chunk in images.split(self.batch):
-            yield network(chunk)
-
     def _reference(self, network: Features) -> Moments:
         if self.reference == "digits":
             if self.features != "digits":
@@ -113,7 +119,7 @@ class Fid:
             with np.load(path, allow_pickle=False) as stored:
                 if "mu" in stored.files:
                     return read_statistics(path)
-        return accumulate(self._batches(read_images(path), network))
+        return accumulate(map(network, read_images(path, self.batch, self.crop)))
 
 
 def small_features(images: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from meanflow_lite.data.digits import to_uint8
+from meanflow_lite.data.images import SUFFIXES, BadImage, read_image, to_rgb
 
 
 def grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
@@ -43,23 +45,45 @@ def as_picture(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0]))
 
 
-def read_images(path: Path) -> Tensor:
-    """Bytes ``[N, C, H, W]`` from an npz with ``arr_0`` ``[N, H, W, C]`` or a folder of PNGs.
+def read_images(path: Path, batch: int, crop: int | None = None) -> Iterator[Tensor]:
+    """Bytes ``[B, C, H, W]`` of an npz with ``arr_0`` ``[N, H, W, C]`` or of a folder of images.
+
+    ``crop`` is the side of a center crop; None: images as they are.
 
     Raises:
-        ValueError: if there are none, or their sizes differ.
+        ValueError: if there are none, one is damaged, or their sizes differ.
     """
-    if path.suffix == ".npz":
+    if path.suffix == ".npz" and path.exists():
         with np.load(path, allow_pickle=False) as stored:
-            return torch.from_numpy(stored["arr_0"]).permute(0, 3, 1, 2)
-    names = sorted(path.rglob("*.png")) if path.is_dir() else []
+            yield from torch.from_numpy(stored["arr_0"]).permute(0, 3, 1, 2).split(batch)
+        return
+    names = sorted(n for n in path.rglob("*") if n.suffix.lower() in SUFFIXES)
     names = [name for name in names if name.name != "grid.png"]
     if not names:
-        raise ValueError(f"{path} is neither an npz nor a folder with PNG images")
-    arrays = [np.asarray(Image.open(name)) for name in names]
-    if len({a.shape for a in arrays}) > 1:
-        raise ValueError(
-            f"the images in {path} differ in size: {sorted({a.shape for a in arrays})}"
-        )
-    stacked = torch.from_numpy(np.stack(arrays))
-    return stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2)
+        raise ValueError(f"{path} is neither an npz nor a folder with images")
+    shape = None
+    for first in range(0, len(names), batch):
+        chunk = {name: _pixels(name, crop) for name in names[first : first + batch]}
+        for name, pixels in chunk.items():
+            shape = shape or pixels.shape
+            if pixels.shape != shape:
+                raise ValueError(
+                    f"the images in {path} differ in size: {tuple(shape)} and, {name.name}, "
+                    f"{tuple(pixels.shape)}"
+                )
+        yield torch.stack([*chunk.values()])
+
+
+def _pixels(path: Path, crop: int | None) -> Tensor:
+    """Bytes ``[C, H, W]`` of one image, gray or RGB."""
+    if crop is not None:
+        return read_image(path, crop)
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(image if image.mode == "L" else to_rgb(image))
+    except OSError as error:
+        raise BadImage(f"{path}: cannot be read ({error})") from error
+    except BadImage as error:
+        raise BadImage(f"{path}: {error}") from error
+    whole = torch.from_numpy(pixels)
+    return whole[None] if whole.ndim == 2 else whole.permute(2, 0, 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,11 +28,12 @@ RUN, WEIGHTS = "run.json", "model.safetensors"
 class Model:
     """A network with what is needed to sample: shape, labels, the jumps that it knows, a decoder.
 
-    ``net`` is a field; ``info`` is the content of ``run.json``: settings, data, versions, command.
+    ``net`` is a field, left on its device; ``info`` is the content of ``run.json``: settings,
+    data, versions, command.
     """
 
-    def __init__(self, net: nn.Module, info: dict, device: torch.device | str = "cpu") -> None:
-        self.net, self.info, self.device = net.to(device), info, torch.device(device)
+    def __init__(self, net: nn.Module, info: dict) -> None:
+        self.net, self.info, self.device = net, info, next(net.parameters()).device
         self.num_classes: int = info["num_classes"]
         self.shape = tuple(info["shape"])
         self._vae = None
@@ -125,13 +127,16 @@ def load(folder: Path | str, device: torch.device | str = "cpu") -> Model:
         CheckpointError: if its weights are damaged.
     """
     folder = _locate(folder)
-    info = json.loads((folder / RUN).read_text())
+    try:
+        info = json.loads((folder / RUN).read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{folder / RUN} is damaged ({error}): train again") from error
     net = Settings(**_known(info["settings"])).make_network(info["num_classes"])
     tensors, source = _weights(folder)
     check_shapes(net, tensors, source)
     net.load_state_dict(tensors)
     net.requires_grad_(False).eval()
-    return Model(trained(net, Domain(**info["domain"])), info, device)
+    return Model(trained(net.to(device), Domain(**info["domain"])), info)
 
 
 def _locate(folder: Path | str) -> Path:
@@ -147,8 +152,14 @@ def _locate(folder: Path | str) -> Path:
 
 
 def _weights(folder: Path) -> tuple[dict[str, Tensor], Path]:
-    if (folder / WEIGHTS).exists():
-        return load_file(folder / WEIGHTS), folder / WEIGHTS
+    final = folder / WEIGHTS
+    try:
+        if final.exists():
+            return load_file(final), final
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{final} is damaged ({error}): delete it, then the newest checkpoint is taken"
+        ) from error
     damaged: list[str] = []
     for path in checkpoints(folder / "checkpoints"):
         try:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 
 @contextmanager
-def joined(device: str = "auto") -> Iterator[torch.device]:
+def joined(
+    device: str = "auto", patience: timedelta = timedelta(minutes=10)
+) -> Iterator[torch.device]:
     """Join the processes of ``torchrun``, if it started this one; yields the device to use.
 
-    ``auto`` is this process's GPU where there is one. Raises ``ValueError`` for another device.
+    ``auto`` is this process's GPU where there is one; each process takes its own. ``patience`` is
+    how long one waits for the others before it gives up. Raises ``ValueError`` for another device.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -26,7 +30,10 @@ def joined(device: str = "auto") -> Iterator[torch.device]:
         torch.cuda.set_device(chosen)
     many = "RANK" in os.environ and not dist.is_initialized()
     if many:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        if chosen.type == "cuda":
+            dist.init_process_group("nccl", timeout=patience, device_id=chosen)
+        else:
+            dist.init_process_group("gloo", timeout=patience)
     try:
         yield chosen
     finally:

@@ -55,6 +55,8 @@ class Sample:
     def run(self) -> None:
         """Write the samples of this process; the first process adds a grid and a description."""
         with joined(self.device) as device:
+            if self.count < 1 or self.batch < 1:
+                raise ValueError(f"count and batch are at least 1: got {self.count}, {self.batch}")
             model = load(self.model, device)
             labels = choose_labels(self.labels, self.count, model.num_classes, self.seed)
             times = walk_times(self.steps, self.t_mid)
@@ -62,7 +64,10 @@ class Sample:
             mine = list(range(part, self.count, parts))
             packed = self.out.suffix == ".npz"
             folder = self.out.with_suffix(".parts") if packed else self.out
-            folder.mkdir(parents=True, exist_ok=True)
+            if part == 0:
+                folder.mkdir(parents=True, exist_ok=True)
+                remove_samples(folder)
+            wait()
             pixels: list[np.ndarray] = []
             bar = tqdm(total=len(mine), unit="image", disable=part > 0, file=sys.stderr)
             for first in range(0, len(mine), self.batch):
@@ -76,7 +81,7 @@ class Sample:
                         as_picture(image).save(folder / f"{i:06d}.png")
                 bar.update(len(rows))
             bar.close()
-            if packed:
+            if pixels:
                 np.save(folder / f"{part}.npy", np.concatenate(pixels))
             wait()
             if part == 0:
@@ -95,7 +100,8 @@ class Sample:
             "settings": info["settings"],
         }
         if self.out.suffix == ".npz":
-            pieces = [np.load(folder / f"{part}.npy") for part in range(parts)]
+            busy = range(min(parts, self.count))  # the others had nothing to do
+            pieces = [np.load(folder / f"{part}.npy") for part in busy]
             images = np.empty((self.count, *pieces[0].shape[1:]), np.uint8)
             for part, piece in enumerate(pieces):
                 images[part::parts] = piece
@@ -107,6 +113,15 @@ class Sample:
             shown = load_grid(folder, min(self.count, 100))
             save_grid(shown, folder / "grid.png", 10)
         print(f"{self.count} samples in {self.out}", file=sys.stderr)
+
+
+def remove_samples(folder: Path) -> None:
+    """Delete what an earlier sample command wrote here: fid would count its images too."""
+    note = folder / "samples.json"
+    if note.exists():
+        for path in folder.glob("[0-9]" * 6 + ".png"):
+            path.unlink()
+        note.unlink()
 
 
 def load_grid(folder: Path, count: int) -> torch.Tensor:

@@ -84,12 +84,20 @@ class Settings:
                 raise ValueError(
                     f"unknown {name} {getattr(self, name)!r}: choose from {', '.join(known)}"
                 )
-        if not self.epochs > 0 and self.steps is None:
+        if not self.epochs > 0:
             raise ValueError(f"epochs must be positive: got {self.epochs}")
+        if self.batch < 1 or (self.steps is not None and self.steps < 1):
+            raise ValueError(f"batch and steps are at least 1: got {self.batch}, {self.steps}")
+        if not 0 <= self.plain_epochs <= self.epochs:
+            raise ValueError(
+                f"plain_epochs is a part of the {self.epochs:g} epochs: got {self.plain_epochs}"
+            )
 
     def count_steps(self, images: int) -> int:
         """Optimizer steps of the run on a data set of ``images``."""
-        return self.steps or max(1, round(self.epochs * images / self.batch))
+        if self.steps is not None:
+            return self.steps
+        return max(1, round(self.epochs * images / self.batch))
 
     def train_config(self, images: int) -> TrainConfig:
         """The part that the trainer reads."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import shlex
 import sys
@@ -14,7 +15,7 @@ import tyro
 from safetensors.torch import load_file
 from torch import nn
 
-from meanflow_lite.cli.cost import forward_macs, peak_flops
+from meanflow_lite.cli.cost import forward_macs, passes, peak_flops
 from meanflow_lite.cli.data import DIGITS, Data, open_data
 from meanflow_lite.cli.images import save_grid
 from meanflow_lite.cli.model import Model, load, walk_times, write_info, write_weights
@@ -25,7 +26,7 @@ from meanflow_lite.networks.presets import PRESETS as NETWORKS
 from meanflow_lite.networks.sit import from_sit
 from meanflow_lite.objectives import trained
 from meanflow_lite.training import Record, Trainer, checkpoints
-from meanflow_lite.training.checkpoint import versions
+from meanflow_lite.training.checkpoint import check_shapes, versions
 from meanflow_lite.training.fit import fit, start
 from meanflow_lite.training.logs import Logger
 
@@ -71,6 +72,11 @@ class Train:
         default_factory=lambda: PRESETS["digits"]
     )
 
+    def __post_init__(self) -> None:
+        for name in ("log_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+
     def run(self) -> None:
         """Train, resume and sample grids."""
         with joined(self.device) as device:
@@ -86,14 +92,20 @@ class Train:
             )
         out.mkdir(parents=True, exist_ok=True)
         steps = trainer.config.steps
-        identity = {**self.settings.identity(), "data": self.data, "steps": steps}
+        identity = {**self.settings.identity(), "data": data.content, "steps": steps}
         found = start(trainer, out / "checkpoints", identity)
         info = self._info(data, trainer)
         if trainer.rank == 0:
             write_info(out, info)
             print(_summary(trainer, info, out, found), file=sys.stderr)
-        flops = 2 * forward_macs(NETWORKS[self.settings.network])
-        logger = Logger(trainer, out, self.log_every, flops, peak_flops(device, trainer.world))
+        flops = 2 * forward_macs(NETWORKS[self.settings.network]) * passes(self.settings).step
+        logger = Logger(
+            trainer,
+            out,
+            self.log_every,
+            flops,
+            peak_flops(device, trainer.world, self.settings.bf16),
+        )
 
         def on_step(record: Record) -> None:
             logger(record)
@@ -125,13 +137,15 @@ class Train:
         if data.shape != wanted:
             raise ValueError(
                 f"the data is {data.shape} an image but --network {self.settings.network} takes "
-                f"{wanted}: choose another --network or --preset"
+                f"{wanted}: choose another --network or --preset, or other --data"
             )
         if self.init_from is None:
             return self.settings.make_network(data.num_classes)
         if self.init_from.is_dir():
             net = self.settings.make_network(data.num_classes)
-            net.load_state_dict(load(self.init_from).net.state_dict())
+            tensors = load(self.init_from).net.state_dict()
+            check_shapes(net, tensors, self.init_from)
+            net.load_state_dict(tensors)
             return net
         sized = replace(config, num_classes=data.num_classes, checkpoint=self.settings.checkpoint)
         return from_sit(read_weights(self.init_from), sized)
@@ -159,6 +173,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"--init-from {path}: there is no such file or run folder")
     if path.suffix == ".safetensors":
         return load_file(path)
+    # SiT stores its command line beside the weights: names and values, no code
+    torch.serialization.add_safe_globals([argparse.Namespace])
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
@@ -167,8 +183,10 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             "would run its code: convert it to safetensors where you trust it"
         ) from error
     for key in ("ema", "model", "state_dict"):
-        if isinstance(stored.get(key), dict):
-            return stored[key]
+        if isinstance(stored, dict) and isinstance(stored.get(key), dict):
+            stored = stored[key]
+    if not isinstance(stored, dict) or not all(torch.is_tensor(v) for v in stored.values()):
+        raise ValueError(f"{path} holds no weights: names and tensors, or `ema` or `model` of them")
     return stored
 
 

@@ -6,10 +6,11 @@ the same rows that :class:`~meanflow_lite.objectives.base.Context` draws noise f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Batch = tuple[Tensor, Tensor | None]
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -99,18 +101,20 @@ def _shuffled(n: int, seed: int, epoch: int) -> Int[Tensor, " n"]:
     return torch.randperm(n, generator=seeded(seed, epoch, 2))
 
 
-class Prefetched:
-    """Batches that a thread reads one step ahead, so that the reader hides behind the step."""
+class Ahead(Generic[T]):
+    """A pure function of a whole number whose next value a thread computes meanwhile.
 
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
+    Reading and drawing then hide behind the work of a GPU.
+    """
+
+    def __init__(self, function: Callable[[int], T]) -> None:
+        self.function = function
         self._pool = ThreadPoolExecutor(1)
-        self._ahead: dict[tuple[int, ...], Future[Batch]] = {}
+        self._begun: tuple[int, Future[T]] | None = None
 
-    def __call__(self, step: int, size: int, seed: int, part: int = 0, parts: int = 1) -> Batch:
-        """The batch of ``step``; that of ``step + 1`` is begun."""
-        ready = self._ahead.pop((step, size, seed, part, parts), None)
-        batch = ready.result() if ready else self.batches(step, size, seed, part, parts)
-        following = (step + 1, size, seed, part, parts)
-        self._ahead[following] = self._pool.submit(self.batches, *following)
-        return batch
+    def __call__(self, n: int) -> T:
+        """The value at ``n``; that at ``n + 1`` is begun."""
+        begun, self._begun = self._begun, None
+        value = begun[1].result() if begun and begun[0] == n else self.function(n)
+        self._begun = (n + 1, self._pool.submit(self.function, n + 1))
+        return value

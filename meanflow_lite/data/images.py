@@ -72,13 +72,19 @@ def read_image(path: Path, size: int) -> UInt8[Tensor, " 3 s s"]:
     """
     try:
         with Image.open(path) as image:
-            mode = image.mode
-            if mode in MODES:
-                pixels = center_crop(image.convert("RGB"), size)
-                return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+            pixels = center_crop(to_rgb(image), size)
+            return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+    except BadImage as error:
+        raise BadImage(f"{path}: {error}") from error
     except Exception as error:  # Pillow raises many types for damaged files
         raise BadImage(f"{path}: cannot be read ({error})") from error
-    raise BadImage(f"{path}: mode {mode} has no faithful conversion to RGB; convert it yourself")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image in RGB; raises ``BadImage`` for a mode without a faithful conversion."""
+    if image.mode not in MODES:
+        raise BadImage(f"mode {image.mode} has no faithful conversion to RGB; convert it yourself")
+    return image.convert("RGB")
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:

@@ -3,15 +3,19 @@ r"""A cache of VAE latents: :math:`x = (m + s\,\xi)\cdot 0.18215`, mean m and de
 A cache is a folder with ``manifest.json`` and shards ``shard-00000.npy`` of float32
 ``[n, views, 2 * channels, H, W]`` (mean, then standard deviation; two views if flips are stored),
 each with a ``.json`` of its labels, its checksum and the images that were left out. Shards are
-read through memory maps. Everything is written under another name and renamed.
+read through memory maps, which hold no open files: ImageNet has more shards than a process may
+open. Everything is written under another name and renamed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import platform
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +30,8 @@ from meanflow_lite.data.images import BadImage, ImageFolder, read_image
 
 MANIFEST = "manifest.json"
 SCALE = 0.18215
+#: Threads that read and crop images while the VAE works.
+READERS = 8
 
 
 class CacheError(ValueError):
@@ -42,7 +48,7 @@ class Vae:
         from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
 
         try:
-            vae = AutoencoderKL.from_pretrained(name)
+            vae = AutoencoderKL.from_pretrained(name, low_cpu_mem_usage=False)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"cannot load the VAE {name!r}: give a local folder or a hub id such as "
@@ -105,11 +111,12 @@ def encode(
     folder.mkdir(parents=True, exist_ok=True)
     _agree(folder, _description(images, vae, settings))
     left_out = []
-    for index in range(part, _count(len(images), settings.shard), parts):
-        rows = range(index * settings.shard, min((index + 1) * settings.shard, len(images)))
-        if not _sidecar(folder, index).exists():
-            _encode_shard(images, vae, folder, settings, batch, index, rows)
-        on_images(len(rows))
+    shards = [*enumerate(shard_rows(len(images), settings.shard))]
+    for index, rows in shards[part::parts]:
+        if _sidecar(folder, index).exists():
+            on_images(len(rows))
+        else:
+            _encode_shard(images, vae, folder, settings, batch, index, rows, on_images)
         left_out += json.loads(_sidecar(folder, index).read_text())["left_out"]
     return left_out
 
@@ -169,8 +176,9 @@ def read_manifest(folder: Path | str) -> dict:
 class LatentCache:
     """Batches from a cache: rows of shuffled epochs, sampled from their Gaussians in every step.
 
-    Raises ``CacheError`` if the cache is incomplete, a shard is missing or cut, or a label is out
-    of range. Checksums are read by ``meanflow-lite verify``, not at every start.
+    Raises ``CacheError`` if the cache is incomplete, a shard is missing, cut or of another cache,
+    or a label is out of range. The shards' bytes are compared with their checksums by
+    ``meanflow-lite verify``, not at every start. ``content`` is a checksum of those checksums.
     """
 
     def __init__(self, folder: Path | str, scale: float = SCALE) -> None:
@@ -178,9 +186,10 @@ class LatentCache:
         manifest = read_manifest(folder)
         self.vae: str = manifest["vae"]
         self.num_classes = len(manifest["classes"])
+        self.content = hashlib.sha256("".join(manifest["sha256"]).encode()).hexdigest()[:16]
         self._maps, labels = [], []
-        for index in range(manifest["shards"]):
-            shard, sidecar = self._open(index)
+        for index, digest in enumerate(manifest["sha256"]):
+            shard, sidecar = self._open(index, digest)
             self._maps.append(shard)
             labels += sidecar["labels"]
         self.labels = torch.tensor(labels)
@@ -193,10 +202,10 @@ class LatentCache:
         views, both, height, width = next(m for m in self._maps if len(m)).shape[1:]
         self.views, self.shape = views, (both // 2, height, width)
 
-    def _open(self, index: int) -> tuple[np.ndarray, dict]:
+    def _open(self, index: int, digest: str) -> tuple[Tensor, dict]:
         try:
             sidecar = json.loads(_sidecar(self.folder, index).read_text())
-            shard = np.load(_shard(self.folder, index), mmap_mode="r", allow_pickle=False)
+            shard = _mapped(_shard(self.folder, index))
         except (OSError, ValueError) as error:
             raise CacheError(
                 f"{_shard(self.folder, index)} is missing or damaged ({error}): run "
@@ -206,6 +215,12 @@ class LatentCache:
             raise CacheError(
                 f"{_shard(self.folder, index)} has {len(shard)} rows, not {sidecar['count']}: "
                 f"run `meanflow-lite verify {self.folder}`"
+            )
+        if sidecar["sha256"] != digest:
+            raise CacheError(
+                f"{self.folder / MANIFEST} is of another cache (another VAE, or other images) than "
+                f"{_shard(self.folder, index)}: put its own manifest back, or encode again into "
+                "an empty folder"
             )
         return shard, sidecar
 
@@ -217,12 +232,8 @@ class LatentCache:
         """Mean and standard deviation of these rows."""
         shards = np.searchsorted(self._ends, rows.numpy(), side="right")
         starts = np.concatenate([[0], self._ends])
-        out = np.empty((len(rows), 2 * self.shape[0], *self.shape[1:]), np.float32)
-        for i, (row, shard, view) in enumerate(
-            zip(rows.tolist(), shards, views.tolist(), strict=True)
-        ):
-            out[i] = self._maps[shard][row - starts[shard], view]
-        return torch.from_numpy(out)
+        places = zip(shards, rows.numpy() - starts[shards], views.tolist(), strict=True)
+        return torch.stack([self._maps[shard][row, view] for shard, row, view in places])
 
     def __call__(self, step: int, size: int, seed: int, part: int = 0, parts: int = 1) -> Batch:
         """Rows ``part::parts`` of one step: ``(mean + std * noise) * scale`` and labels."""
@@ -251,31 +262,49 @@ def _encode_shard(
     batch: int,
     index: int,
     rows: range,
+    on_images: Callable[[int], object],
 ) -> None:
-    pixels, labels, left_out = [], [], []
-    for row in rows:
-        try:
-            pixels.append(read_image(images.paths[row], settings.size))
-            labels.append(images.labels[row])
-        except BadImage as error:
-            if not settings.skip_bad:
-                raise
-            left_out.append(str(error))
-    chunks = []
-    for first in range(0, len(pixels), batch):
-        x = torch.stack(pixels[first : first + batch]).float() / 127.5 - 1
-        views = [vae.encode(x)] + ([vae.encode(x.flip(-1))] if settings.flip else [])
-        chunks.append(torch.stack(views, 1).numpy())
+    chunks, labels, left_out = [], [], []
+    with ThreadPoolExecutor(READERS) as pool:
+        ahead = pool.map(lambda row: _read(images.paths[row], settings), rows)
+        for first in range(0, len(rows), batch):
+            some = rows[first : first + batch]
+            read = {row: next(ahead) for row in some}
+            good = {row: pixels for row, pixels in read.items() if isinstance(pixels, Tensor)}
+            left_out += [problem for problem in read.values() if isinstance(problem, str)]
+            if good:
+                x = torch.stack([*good.values()]).float() / 127.5 - 1
+                views = [vae.encode(x)] + ([vae.encode(x.flip(-1))] if settings.flip else [])
+                chunks.append(torch.stack(views, 1).numpy())
+                _refuse_nan(chunks[-1], [images.paths[row] for row in good])
+            labels += [images.labels[row] for row in good]
+            on_images(len(some))
     data = np.concatenate(chunks) if chunks else np.empty((0, 1, 0, 0, 0), np.float32)
-    if not np.isfinite(data).all():
-        bad = images.paths[rows[int(np.argwhere(~np.isfinite(data))[0, 0])]]
-        raise CacheError(f"the VAE gives NaN near {bad}: run it in float32, or look at the image")
-    partial = folder / f".shard-{index:05d}.partial.npy"
-    np.save(partial, data)
-    digest = _digest(partial)
-    partial.replace(_shard(folder, index))
+    for leftover in folder.glob(f".shard-{index:05d}*.partial"):  # of a process that was killed
+        leftover.unlink()
+    buffer = io.BytesIO()  # numpy writes to files through C, where a full disk can go unnoticed
+    np.save(buffer, data)
+    _write(_shard(folder, index), buffer.getvalue())
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     content = {"count": len(data), "labels": labels, "sha256": digest, "left_out": left_out}
     _write(_sidecar(folder, index), json.dumps(content).encode())  # last: its presence says whole
+
+
+def _read(path: Path, settings: CacheSettings) -> Tensor | str:
+    """The pixels of an image, or what is wrong with it if damaged images may be left out."""
+    try:
+        return read_image(path, settings.size)
+    except BadImage as error:
+        if not settings.skip_bad:
+            raise
+        return str(error)
+
+
+def _refuse_nan(latents: np.ndarray, paths: list[Path]) -> None:
+    finite = np.isfinite(latents).reshape(len(latents), -1).all(1)
+    if not finite.all():
+        bad = paths[int(finite.argmin())]
+        raise CacheError(f"the VAE gives NaN for {bad}: run it in float32, or look at the image")
 
 
 def _description(images: ImageFolder, vae: Vae, settings: CacheSettings) -> dict:
@@ -289,7 +318,7 @@ def _description(images: ImageFolder, vae: Vae, settings: CacheSettings) -> dict
         "vae": vae.name,
         "vae_fingerprint": vae.fingerprint,
         "settings": asdict(settings),
-        "shards": _count(len(images), settings.shard),
+        "shards": len(shard_rows(len(images), settings.shard)),
     }
 
 
@@ -309,8 +338,11 @@ def _agree(folder: Path, wanted: dict) -> None:
         )
 
 
-def _count(images: int, shard: int) -> int:
-    return -(-images // shard)
+def shard_rows(images: int, shard: int) -> list[range]:
+    """The images of each shard; all but the last have ``shard``."""
+    if shard < 1:
+        raise CacheError(f"a shard holds at least one image: got {shard}")
+    return [range(first, min(first + shard, images)) for first in range(0, images, shard)]
 
 
 def _shard(folder: Path, index: int) -> Path:
@@ -319,6 +351,20 @@ def _shard(folder: Path, index: int) -> Path:
 
 def _sidecar(folder: Path, index: int) -> Path:
     return folder / f"shard-{index:05d}.json"
+
+
+def _mapped(path: Path) -> Tensor:
+    """The array in an npy file, mapped into memory; numpy's own map keeps the file open."""
+    with path.open("rb") as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("not an npy file of version 1.0")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        offset = file.tell()
+    count = int(np.prod(shape))
+    if fortran or dtype != np.float32 or path.stat().st_size != offset + 4 * count:
+        raise ValueError(f"not {shape} float32 numbers")
+    whole = torch.from_file(str(path), False, offset // 4 + count, dtype=torch.float32)
+    return whole[offset // 4 :].view(shape)
 
 
 def _digest(path: Path) -> str:
@@ -331,6 +377,10 @@ def _digest(path: Path) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several may write at once
-    partial.write_bytes(content)
+    process = f"{platform.node()}-{os.getpid()}"  # several may write at once, on several nodes
+    partial = path.with_name(f".{path.name}.{process}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path)

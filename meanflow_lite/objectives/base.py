@@ -6,7 +6,7 @@ types and no method by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -88,15 +88,19 @@ class Draw:
 
     def rows(self, start: int, stop: int | None = None) -> Draw:
         """The draws of rows ``[start, stop)``."""
-        index = slice(start, stop)
-        cut = {
-            f.name: value[index]
+        cut = self.map(lambda value: value[start:stop])
+        n_equal = max(0, self.n_equal - start)
+        return replace(cut, n_equal=min(n_equal, len(cut.x)))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Draw:
+        """The draws with each tensor changed."""
+        changed = {
+            f.name: change(value)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
-        extra = {name: value[index] for name, value in self.extra.items()}
-        n_equal = max(0, self.n_equal - start)
-        return replace(self, **cut, extra=extra, n_equal=min(n_equal, len(cut["x"])))
+        extra = {name: change(value) for name, value in self.extra.items()}
+        return replace(self, **changed, extra=extra)
 
     def split(self) -> tuple[Draw, Draw]:
         """The plain rows (r = t) and the jump rows (r < t)."""

@@ -19,11 +19,11 @@ class Logger:
 
     Each line has the step, the loss, the watched errors (``velocity_error`` is that of the rows
     with r = t, unweighted), the gradient's norm, images a second, memory in GiB, and ``mfu``: the
-    share of ``peak`` (FLOPs a second, all devices) that three forward passes an image would take.
+    share of ``peak`` (FLOPs a second, all devices) that ``flops`` of training one image take.
     """
 
     def __init__(
-        self, trainer: Trainer, folder: Path | str, every: int, flops: int, peak: float | None
+        self, trainer: Trainer, folder: Path | str, every: int, flops: float, peak: float | None
     ) -> None:
         self.trainer, self.every, self.flops, self.peak = trainer, every, flops, peak
         self.path = Path(folder) / "log.jsonl"
@@ -73,7 +73,7 @@ class Logger:
             "memory_gib": memory(self.trainer.device),
         }
         if self.peak:
-            line["mfu"] = 3 * self.flops * rate / self.peak
+            line["mfu"] = self.flops * rate / self.peak
         return line
 
     def _drop_lines_after(self, step: int) -> None:

@@ -9,14 +9,14 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from meanflow_lite.data.batches import Batches, seeded
+from meanflow_lite.data.batches import Ahead, Batches, seeded
 from meanflow_lite.fields import Field
 from meanflow_lite.objectives.base import Context, Draw, Loss, Objective, trained
 from meanflow_lite.training.ema import Ema
@@ -76,7 +76,7 @@ class Record:
 
 
 class Diverged(FloatingPointError):
-    """The loss is not finite; the weights are still those of the step before."""
+    """The loss or its gradient is not finite; the weights are those of the step before."""
 
 
 class LossModule(nn.Module):
@@ -101,7 +101,8 @@ class Trainer:
 
     Under ``torchrun`` it wraps the loss in DDP; the result is that of one process at the same
     whole batch. ``teacher`` is a field for objectives that need one. ``field`` is the network
-    to sample from: the first moving average, with the objective's domain attached.
+    to sample from: the first moving average, with the objective's domain attached. With ``ahead``
+    (default: for a GPU) a thread reads and draws the next step on the CPU during this one.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Trainer:
         batches: Batches,
         config: TrainConfig,
         teacher: nn.Module | Field | None = None,
+        ahead: bool | None = None,
     ) -> None:
         self.net, self.objective, self.batches, self.config = net, objective, batches, config
         self.teacher = teacher
@@ -127,9 +129,16 @@ class Trainer:
         self.device = next(net.parameters()).device
         self.module = LossModule(net, objective)
         self.call: nn.Module = self.module
+        self.wrapper: DistributedDataParallel | None = None
+        on_gpu = self.device.type == "cuda"
         if self.world > 1:
-            ids = [self.device.index] if self.device.type == "cuda" else None
-            self.call = DistributedDataParallel(self.module, device_ids=ids)
+            ids = [self.device.index] if on_gpu else None
+            # buffers are constants here; the other switch saves a copy of the gradients
+            self.call = self.wrapper = DistributedDataParallel(
+                self.module, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+        self.ahead = on_gpu if ahead is None else ahead
+        self._draws = Ahead(self._draw) if self.ahead else self._draw
         if config.compile:
             self.call = torch.compile(self.call)  # pyright: ignore[reportAttributeAccessIssue]
         self.start_stage()
@@ -154,17 +163,16 @@ class Trainer:
         """Advance to step ``until`` (default: the end), yielding after each step and its EMA.
 
         Raises:
-            Diverged: if the loss is not finite.
+            Diverged: if the loss or its gradient is not finite.
         """
         until = self.config.steps if until is None else until
         self.net.train()
         while self.step < until:
             yield self._advance()
 
-    def _context(self, part: int) -> Context:
-        progress = torch.tensor(self.step / self.config.steps)
+    def _context(self, step: int, part: int, generator: torch.Generator | None) -> Context:
+        progress = torch.tensor(step / self.config.steps)
         u_ema = self.target.net if self.target else self.averages[0].net
-        generator = seeded(self.config.seed, self.step, 0)
         return Context(u_ema, self.teacher, progress, generator, part, self.parts)  # pyright: ignore
 
     def _advance(self) -> Record:
@@ -187,19 +195,19 @@ class Trainer:
                 sums[name] = sums[name] + pair if name in sums else pair
         means = self._means(sums)
         total = means.pop("loss")
-        if not math.isfinite(total):
-            raise Diverged(
-                f"the loss is {total} at step {self.step}; the weights are those before it. "
-                "Try a lower learning rate, clip, or bf16 instead of fp16"
-            )
         parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
         limit = float("inf") if config.clip is None else config.clip
-        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            raise Diverged(
+                f"the loss is {total} and its gradient's norm {norm} at step {self.step}; the "
+                "weights are those before it. Try a lower learning rate, clip, or no bf16"
+            )
         self.optimizer.step()
         for average in (*self.averages, *([self.target] if self.target else [])):
             average.update(self.net)
         self.step += 1
-        return Record(self.step, total, float(norm), lr, means)
+        return Record(self.step, total, norm, lr, means)
 
     def _means(self, sums: dict[str, Tensor]) -> dict[str, float]:
         """Means over the whole batch, the same on all processes, so that all see a divergence."""
@@ -208,21 +216,29 @@ class Trainer:
             dist.all_reduce(pairs)
         return {k: s / n for k, (s, n) in zip(sums, pairs.tolist(), strict=True) if n}
 
+    def _draw(self, n: int) -> Draw:
+        """Batch and random draws of this process's ``n``-th micro-batch, on the CPU."""
+        config = self.config
+        step, micro = divmod(n, config.accumulate)
+        part = self.rank * config.accumulate + micro
+        x, y = self.batches(step, config.batch, config.seed, part, self.parts)
+        generator = seeded(config.seed, step, 0)
+        draw = self.objective.draw(x, y, self._context(step, part, generator))
+        return draw.map(Tensor.pin_memory) if self.device.type == "cuda" else draw
+
     def _backward(self, micro: int) -> Loss:
         config = self.config
-        part = self.rank * config.accumulate + micro
-        x, y = self.batches(self.step, config.batch, config.seed, part, self.parts)
-        x, y = x.to(self.device), None if y is None else y.to(self.device)
-        ctx = self._context(part)
-        draw = self.objective.draw(x, y, ctx)
+        draw = self._draws(self.step * config.accumulate + micro)
+        draw = draw.map(lambda value: value.to(self.device, non_blocking=True))
+        ctx = self._context(self.step, self.rank * config.accumulate + micro, None)
         last = micro == config.accumulate - 1
         with ExitStack() as stack:
-            if isinstance(self.call, DistributedDataParallel) and not last:
-                stack.enter_context(self.call.no_sync())
+            if self.wrapper is not None and not last:
+                stack.enter_context(self.wrapper.no_sync())
             stack.enter_context(
                 torch.autocast(self.device.type, torch.bfloat16) if config.bf16 else nullcontext()
             )
-            loss = self.call(draw, replace(ctx, generator=None))
+            loss = self.call(draw, ctx)
         (loss.per_sample.mean() / config.accumulate).backward()
         return loss
 
