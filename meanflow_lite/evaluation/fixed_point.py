@@ -120,8 +120,8 @@ def gradient_at(
         label = torch.zeros(rows, dtype=torch.long) if y is None or not num_classes else y
         theta = torch.zeros(rows, len(functions), dtype=torch.float64, requires_grad=True)
         u = _Perturbed(field, theta, functions, num_classes)
-        frozen = teacher if teacher is not None else u.clean
-        ctx = Context(u.clean, frozen, torch.tensor(progress), seeded(seed, batch, 0))
+        frozen = u if teacher is None else _Perturbed(teacher, theta, (), num_classes)
+        ctx = Context(u.clean, frozen.clean, torch.tensor(progress), seeded(seed, batch, 0))
         draw = objective.draw(x.double(), torch.arange(rows) * (num_classes + 1) + label, ctx)
         objective(u, draw, ctx).per_sample.sum().backward()
         assert theta.grad is not None
