@@ -4,7 +4,8 @@
 
 Wide and narrow screen, light and dark: no error in the console, no request that leaves the machine,
 no sideways scrolling, every formula rendered, every image described, every slider moving its
-picture by mouse and by keyboard. Screenshots go to book/_build/screenshots.
+picture by mouse and by keyboard, copy buttons that copy, no serious violation of accessibility by
+axe, and a search that finds what it should. Screenshots go to book/_build/screenshots.
 """
 
 from __future__ import annotations
@@ -13,22 +14,40 @@ import argparse
 import fnmatch
 import functools
 import http.server
+import importlib.resources
 import os
 import shutil
 import sys
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, Playwright, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "book" / "_build" / "html"
 SHOTS = ROOT / "book" / "_build" / "screenshots"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+# The theme that a page is opened in, and the one it is switched to.
+THEMES = {"desktop": ("light", "dark"), "phone": ("dark", "light")}
 TALLEST = 5000  # pixels of a screenshot; the rest of a long page is checked but not drawn
-SKIPPED = ("genindex", "py-modindex", "search")
+SKIPPED = ("py-modindex", "search")
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
+# What a reader may search for, and a page that has to be among the results.
+SEARCHES = {
+    "stop-gradient": "glossary",
+    "Jacobian": "notebooks/06_jvp",
+    "kappa": "notation",
+    "quantile": "notebooks/04_average_velocity",
+    "dual number": "notebooks/06_jvp",
+    "total derivative": "notebooks/05_identity",
+    "Wasserstein": "notebooks/13_proved",
+    "adaptive weight": "notebooks/08_diagnostics",
+    "data_proportion": "conventions",
+    "NaN": "troubleshooting",
+    "solve_average": "api",
+}
 # What one page looks like once it stands still; runs in the page.
 INSPECT = r"""() => {
   const raw = [];
@@ -56,6 +75,31 @@ INSPECT = r"""() => {
     wide,
   };
 }"""
+# Contrast is judged once for each look of a text: same color, size, weight and ground. Axe would
+# spend minutes on a page of ten thousand words that all look the same.
+LOOKS = r"""() => {
+  const ground = e => {
+    const out = [];
+    for (; e; e = e.parentElement) {
+      const style = getComputedStyle(e);
+      out.push(style.opacity);
+      if (style.backgroundColor !== "rgba(0, 0, 0, 0)") return out.join() + style.backgroundColor;
+    }
+    return out.join();
+  };
+  const seen = new Map();
+  for (const e of document.querySelectorAll("body *")) {
+    const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+    const box = e.getBoundingClientRect();
+    if (!own || !box.width || !box.height) continue;
+    const s = getComputedStyle(e);
+    const look = [s.color, s.fontSize, s.fontWeight, s.display === "none", ground(e)].join("|");
+    if (!seen.has(look)) seen.set(look, e);
+  }
+  return axe.run({include: [...seen.values()]}, {runOnly: ["color-contrast"], preload: false});
+}"""
+STRUCTURE = """() => axe.run(document, {resultTypes: ["violations"], preload: false,
+  rules: {"color-contrast": {enabled: false}}})"""
 
 
 def find_browser() -> str | None:
@@ -63,8 +107,13 @@ def find_browser() -> str | None:
     return next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
-def serve() -> http.server.ThreadingHTTPServer:
-    """The built pages on a free local port."""
+def launch(play: Playwright) -> Browser:
+    """The browser that `find_browser` found."""
+    return play.chromium.launch(executable_path=find_browser(), args=ARGS)
+
+
+def serve(folder: Path) -> tuple[http.server.ThreadingHTTPServer, str]:
+    """The pages below ``folder`` on a free local port, and their address."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:
@@ -78,10 +127,10 @@ def serve() -> http.server.ThreadingHTTPServer:
                 return
             super().do_GET()
 
-    handler = functools.partial(Quiet, directory=str(HTML))
+    handler = functools.partial(Quiet, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
+    return server, f"http://127.0.0.1:{server.server_address[1]}"
 
 
 def check_sliders(page: Page) -> list[str]:
@@ -110,15 +159,90 @@ def check_sliders(page: Page) -> list[str]:
     return problems
 
 
-def check_page(browser: Browser, base: str, name: str, size: str, theme: str) -> list[str]:
-    """Everything that is wrong with one page on one screen."""
+def check_copying(page: Page) -> list[str]:
+    """The first copy button of a page puts its code on the clipboard."""
+    button = page.locator("pre:visible + button.copybtn").first
+    if not button.count():
+        return []
+    code = button.locator("xpath=preceding-sibling::pre").first.inner_text().strip()
+    page.evaluate("navigator.clipboard.writeText('')")
+    button.scroll_into_view_if_needed()
+    button.click(force=True)
+    page.wait_for_timeout(50)
+    got = page.evaluate("navigator.clipboard.readText()").strip()
+    first = code.splitlines()[0].strip()
+    return [] if got.startswith(first) else [f"the copy button gives {got[:40]!r}, not {first!r}"]
+
+
+def serious(result: dict) -> list[str]:
+    """Sentences for what axe calls serious or critical."""
+    found = []
+    for violation in result["violations"]:
+        if violation["impact"] in ("serious", "critical"):
+            nodes = violation["nodes"]
+            where = f"{len(nodes)} times, first {nodes[0]['html'][:120]!r}"
+            found.append(f"accessibility, {violation['id']}: {where}")
+    return found
+
+
+def check_access(page: Page, first: str, second: str) -> list[str]:
+    """Axe on the page: structure once, contrast in both themes; leaves the page without formulas.
+
+    MathJax builds thousands of elements with accessible text of its own; axe takes minutes on them.
+    """
+    source = importlib.resources.files("axe_playwright_python") / "axe.min.js"
+    page.evaluate("document.querySelectorAll('mjx-container').forEach(e => e.remove())")
+    page.evaluate(source.read_text("utf-8"))
+    found = serious(page.evaluate(STRUCTURE))
+    for theme in (second, first):
+        switch(page, theme)
+        found += [f"{p} ({theme})" for p in serious(page.evaluate(LOOKS))]
+    return found
+
+
+def switch(page: Page, theme: str) -> None:
+    """What the button of the theme does."""
+    page.evaluate(
+        "theme => Object.assign(document.documentElement.dataset, {theme, mode: theme})", theme
+    )
+
+
+def looks(page: Page) -> list[str]:
+    """What is wrong with how the page stands."""
+    seen = page.evaluate(INSPECT)
+    problems = [f"formula not rendered: {text!r}" for text in seen["raw"]]
+    problems += [f"formula with an error: {text!r}" for text in seen["broken"]]
+    problems += ["no formula is rendered"] * bool(seen["waiting"])
+    problems += [f"image without alt text: {src}" for src in seen["mute"]]
+    problems += [f"image does not load: {src}" for src in seen["missing"]]
+    if seen["scroll"] > 1:
+        problems.append(f"scrolls sideways by {seen['scroll']} px: {seen['wide']}")
+    return problems
+
+
+def shoot(page: Page, file: Path, width: int) -> None:
+    """A screenshot of the top of the page."""
+    height = page.evaluate("document.documentElement.scrollHeight")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    page.screenshot(
+        path=file,
+        full_page=True,
+        clip={"x": 0, "y": 0, "width": width, "height": min(height, TALLEST)},
+        animations="disabled",
+    )
+
+
+def check_page(browser: Browser, base: str, name: str, size: str, shots: Path) -> list[str]:
+    """Everything that is wrong with one page on one screen, in both themes."""
     width, height = SIZES[size]
+    first, second = THEMES[size]
     context = browser.new_context(
         viewport={"width": width, "height": height},
-        color_scheme="dark" if theme == "dark" else "light",
+        color_scheme="dark" if first == "dark" else "light",
+        permissions=["clipboard-read", "clipboard-write"],
     )
     context.add_init_script(
-        f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}');"
+        f"localStorage.setItem('mode', '{first}'); localStorage.setItem('theme', '{first}');"
     )
     page = context.new_page()
     problems: list[str] = []
@@ -136,28 +260,54 @@ def check_page(browser: Browser, base: str, name: str, size: str, theme: str) ->
     page.goto(f"{base}/{name}.html", wait_until="load")
     page.wait_for_function(
         "() => !document.querySelector('.math') || document.querySelector('mjx-container')",
-        timeout=20_000,
+        timeout=60_000,
     )
     page.wait_for_timeout(250)
-    seen = page.evaluate(INSPECT)
-    problems += [f"formula not rendered: {text!r}" for text in seen["raw"]]
-    problems += [f"formula with an error: {text!r}" for text in seen["broken"]]
-    problems += ["no formula is rendered"] * bool(seen["waiting"])
-    problems += [f"image without alt text: {src}" for src in seen["mute"]]
-    problems += [f"image does not load: {src}" for src in seen["missing"]]
-    if seen["scroll"] > 1:
-        problems.append(f"scrolls sideways by {seen['scroll']} px: {seen['wide']}")
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(
-        path=SHOTS / f"{name.replace('/', '_')}-{size}-{theme}.png",
-        full_page=True,
-        clip={"x": 0, "y": 0, "width": width, "height": min(seen["height"], TALLEST)},
-        animations="disabled",
-    )
-    if theme == "light":
-        problems += check_sliders(page)
+    problems += looks(page)
+    for theme in (first, second):
+        switch(page, theme)
+        shoot(page, shots / f"{name.replace('/', '_')}-{size}-{theme}.png", width)
+    problems += check_sliders(page)
+    problems += check_copying(page)
+    problems += check_access(page, first, second)
     context.close()
-    return [f"{name} ({size}, {theme}): {p}" for p in problems]
+    return [f"{name} ({size}): {p}" for p in problems]
+
+
+def check_search(
+    browser: Browser, base: str, searches: dict[str, str], patience: float = 20_000
+) -> list[str]:
+    """Each term leads to its page, by the book's own search, within ``patience`` milliseconds."""
+    problems = []
+    page = browser.new_page()
+    for term, wanted in searches.items():
+        page.goto(f"{base}/search.html?q={term.replace(' ', '+')}", wait_until="load")
+        try:
+            page.wait_for_selector(f"#search-results a[href*='{wanted}']", timeout=patience)
+        except Error:
+            count = page.locator("#search-results li").count()
+            problems.append(f"search for {term!r} finds {count} pages, not {wanted}")
+    page.close()
+    return problems
+
+
+_browser: Browser  # one a process
+
+
+def _start() -> None:
+    global _browser
+    _browser = launch(sync_playwright().start())
+
+
+def _check(base: str, name: str) -> list[str]:
+    try:
+        return [p for size in SIZES for p in check_page(_browser, base, name, size, SHOTS)]
+    except Error as error:
+        return [f"{name}: could not be checked: {error}"]
+
+
+def _search(base: str) -> list[str]:
+    return check_search(_browser, base, SEARCHES)
 
 
 def main() -> int:
@@ -165,26 +315,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Built pages in headless Chromium.")
     parser.add_argument("--pages", default="*", help="shell pattern of page names")
     pattern = parser.parse_args().pages
-    browser_path = find_browser()
-    if browser_path is None:
+    if find_browser() is None:
         print(f"pages not checked: none of {', '.join(BROWSERS)} is installed")
         return int(os.environ.get("CI", "").lower() == "true")
-    names = sorted(str(p.relative_to(HTML).with_suffix("")) for p in HTML.rglob("*.html"))
+    # the largest first, so that no process is left alone with one at the end
+    files = sorted(HTML.rglob("*.html"), key=lambda p: p.stat().st_size, reverse=True)
+    names = [str(p.relative_to(HTML).with_suffix("")) for p in files]
     names = [n for n in names if n not in SKIPPED and not n.startswith("_")]
     names = [n for n in names if fnmatch.fnmatch(n, pattern)]
     if not names:
         print(f"no page of {HTML} matches {pattern!r}; run `make book` first")
         return 1
-    server = serve()
-    base = f"http://127.0.0.1:{server.server_address[1]}"
-    problems: list[str] = []
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=browser_path, args=ARGS)
-        for name in names:
-            for size in SIZES:
-                for theme in ("light", "dark"):
-                    problems += check_page(browser, base, name, size, theme)
-        browser.close()
+    server, base = serve(HTML)
+    with ProcessPoolExecutor(min(4, os.cpu_count() or 1), initializer=_start) as pool:
+        waiting = [pool.submit(_check, base, name) for name in names]
+        waiting += [pool.submit(_search, base)] * (pattern == "*")
+        problems = [p for done in waiting for p in done.result()]
     server.shutdown()
     print("\n".join(problems) or f"{len(names)} pages, two screens, two themes: nothing to report")
     return int(bool(problems))

@@ -38,14 +38,19 @@ def sources() -> dict[str, tuple[str, str]]:
     return found
 
 
+def _split(call: str) -> list[str]:
+    """The call, and what its symbols are, each to a line."""
+    head, _, symbols = call.partition("), ")
+    return [f"{head})", *symbols.split(", ")] if symbols else [call]
+
+
 def conventions_page() -> str:
     """Every row: what the network is called with, what it returns, and both adapters."""
-    head = ["convention", "used by", "the network is called", "noise is at", "it returns"]
+    head = ["convention, and who uses it", "the network is called", "noise is at", "it returns"]
     rows = [
         [
-            f"**{row.name}**",
-            in_cell(row.repositories),
-            f"`{row.call}`",
+            f"**{row.name}**<br>{in_cell(row.repositories)}",
+            "<br>".join(f"`{part}`" for part in _split(row.call)),
             f"{noise_time(row):g}",
             in_cell(row.meaning),
         ]

@@ -175,8 +175,8 @@ def link_document(app: Sphinx, doctree: nodes.document) -> None:
 def _is_quiet(node: nodes.Node) -> bool:
     while node.parent is not None:
         node = node.parent
-        if isinstance(node, QUIET):
-            return True
+        if isinstance(node, QUIET) or "sd-card" in node.get("classes", ()):
+            return True  # a card is one link already
     return False
 
 
