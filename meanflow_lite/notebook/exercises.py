@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 EXERCISES: dict[str, Exercise] = {}
+_ROWS = "(To multiply rows by a time [B], write t[:, None].)"
 _NAMING = ("STORE_FAST", "STORE_NAME", "STORE_GLOBAL", "STORE_DEREF")
 _RETURNING = ("LOAD_CONST", "RETURN_CONST", "RETURN_VALUE")
 
@@ -49,7 +50,10 @@ class Exercise:
         try:
             got = self.use(answer)
         except Exception as error:  # a learner's code may raise anything; the message is the answer
-            return Verdict("wrong", f"It stopped with {type(error).__name__}: {error}")
+            told = f"It stopped with {type(error).__name__}: {error}"
+            return Verdict(
+                "wrong", f"{told} {_ROWS if 'must match the size' in told else ''}".strip()
+            )
         if _unfilled(got):
             return Verdict("wrong", "The function returned nothing: does it end with `return`?")
         want = self.use(self.right)

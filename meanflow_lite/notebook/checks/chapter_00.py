@@ -23,6 +23,7 @@ exercise(
         "The sign is right, the time is not: their s = 1 - t.": lambda theirs: (
             lambda z, t: -theirs(z, t)
         ),
+        "Their time is s = 1 - t, not t - 1.": lambda theirs: lambda z, t: -theirs(z, t - 1),
         "This returns their field unchanged.": lambda theirs: theirs,
     },
     praise="Right: s = 1 - t turns the time round, and d/dt = -d/ds turns the velocity.",
@@ -37,6 +38,8 @@ exercise(
             u1 + u2
         ),
         "This is the second half alone.": lambda u1, u2: u2,
+        "That is a difference; displacements in one direction add.": lambda u1, u2: u2 - u1,
     },
+    hint="Write down the displacement of each half: half of the time, times its velocity.",
     praise="Right: each half contributes half of the time.",
 )

@@ -25,6 +25,10 @@ exercise(
         "The ratio is upside down: a smaller error needs more evaluations.": (
             lambda e, nfe, p, wanted: nfe * (wanted / e) ** (1 / p)
         ),
+        "That is the factor by which the evaluations grow; multiply `nfe` by it.": (
+            lambda e, nfe, p, wanted: (e / wanted) ** (1 / p)
+        ),
+        "Do not round.": lambda e, nfe, p, wanted: math.ceil(nfe * (e / wanted) ** (1 / p)),
         "This is right for order one only: solve the equation for NFE with p in it.": (
             lambda e, nfe, p, wanted: nfe * e / wanted
         ),
@@ -43,6 +47,12 @@ exercise(
         ),
         "The velocity is taken at the middle time but at the old place: go there first, with half "
         "an Euler step.": lambda v, z, t, r: z - (t - r) * v(z, (t + r) / 2),
+        "The first step goes too far: the middle is half of the time away, (t - r) / 2.": (
+            lambda v, z, t, r: z - (t - r) * v(z - (t - r) * v(z, t), (t + r) / 2)
+        ),
+        "This is the middle point; from z, take the whole step with the velocity there.": (
+            lambda v, z, t, r: z - (t - r) / 2 * v(z, t)
+        ),
         "The last step starts at the middle point; it must start at z and take the whole time.": (
             lambda v, z, t, r: (
                 z - (t - r) / 2 * v(z, t) - (t - r) * v(z - (t - r) / 2 * v(z, t), (t + r) / 2)
@@ -75,5 +85,6 @@ exercise(
         ),
         "One step lands on the mean, not on the truth.": lambda m, a: 0.0,
     },
+    hint="One step lands on m; the true end point is m + a eps, with eps of variance one.",
     praise="Right: all of the spread of the data is lost.",
 )

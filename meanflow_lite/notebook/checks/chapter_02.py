@@ -42,6 +42,9 @@ exercise(
         "A factor of two: tanh takes half of the logarithm of the ratio.": (
             lambda z, t: (z - torch.tanh(2 * (1 - t) * z / t**2)) / t
         ),
+        "A sigmoid is the weight w of the point at 1; the mean of 1 and -1 is 2 w - 1.": (
+            lambda z, t: (z - torch.sigmoid(2 * (1 - t) * z / t**2)) / t
+        ),
         "That is the posterior mean of the data; the velocity is (z - it) / t.": (
             lambda z, t: torch.tanh((1 - t) * z / t**2)
         ),

@@ -14,6 +14,9 @@ exercise(
     mistakes={
         "The loss sums over dimensions, and each has its own floor.": lambda a, d: math.pi / 2 * a,
         "The integral is pi/2 times a, not its square.": lambda a, d: d * math.pi / 2 * a**2,
+        "Twice too much: from 0 to infinity the integral of 1 / (1 + x^2) is pi / 2.": (
+            lambda a, d: d * math.pi * a
+        ),
         "That is the variance of eps - x; what z_t says about it lowers the floor.": (
             lambda a, d: d * (1 + a**2)
         ),
@@ -48,6 +51,9 @@ exercise(
         "Divide by the root of n, not by n.": (
             lambda a, b: (float((a - b).mean()), float((a - b).std() / len(a)))
         ),
+        "The variance needs n - 1 rows in its denominator, as torch's std has by default.": (
+            lambda a, b: (float((a - b).mean()), float((a - b).std(correction=0) / len(a) ** 0.5))
+        ),
         "The sign is wrong: one minus two.": (
             lambda a, b: (float((b - a).mean()), float((a - b).std() / len(a) ** 0.5))
         ),
@@ -65,6 +71,9 @@ exercise(
         ),
         "That makes it one standard error; two are wanted.": lambda s, e: (s / e) ** 2,
         "The two belongs inside the square.": lambda s, e: 2 * (s / e) ** 2,
+        "Square s as well: the variance of a mean is s^2 over the number of rows.": (
+            lambda s, e: 4 * s / e**2
+        ),
         "The ratio is upside down.": lambda s, e: (e / (2 * s)) ** 2,
     },
     praise="Right: for an excess of a hundredth of the spread it is forty thousand rows.",

@@ -40,6 +40,16 @@ def _swapped(u, z, r, s, t):
     return ((s - r) * near + (t - s) * u(z - (t - s) * near, r, s)) / (t - r)
 
 
+def _away(u, z, r, s, t):
+    near = u(z, s, t)
+    return ((t - s) * near + (s - r) * u(z + (t - s) * near, r, s)) / (t - r)
+
+
+def _wrong_length(u, z, r, s, t):
+    near = u(z, s, t)
+    return ((t - s) * near + (s - r) * u(z - (s - r) * near, r, s)) / (t - r)
+
+
 def _displacement(u, z, r, s, t):
     return (t - r) * _stretch(u, z, r, s, t)
 
@@ -50,6 +60,8 @@ exercise(
     right=_stretch,
     mistakes={
         "The second stretch starts where the first one ends, at z_s, and not at z.": _frozen,
+        "The stop is at z_s = z - (t - s) u: time runs down, so a jump subtracts.": _away,
+        "The first stretch takes t - s, not s - r: that is how far z_s is from z.": _wrong_length,
         "A plain mean of the two: weight each by the time it takes.": _plain,
         "The weights are swapped: the stretch at z takes t - s.": _swapped,
         "This is the displacement: divide by the time, t - r.": _displacement,
@@ -71,6 +83,7 @@ exercise(
         ),
     },
     praise="Right: the rank at t = 0, looked up among the noise.",
+    hint="ndtri takes a rank between zero and one: find that of x among the data first.",
 )
 
 

@@ -44,6 +44,7 @@ exercise(
         ),
         "The factor t - r is missing.": lambda u, du_dr, r, t: u - du_dr,
     },
+    hint="Differentiate both sides of (t - r) u = z_t - z_r in r, by the product rule.",
     praise="Right: d/dr of both sides gives -u + (t - r) du/dr = -v(z_r, r).",
 )
 
@@ -57,6 +58,12 @@ exercise(
         ),
         "This is z - m, right at t = 1 only: at time t the state is the share t of the way.": (
             lambda z, r, t, m: z - m
+        ),
+        "That is the noise of the path; the velocity is noise minus data.": (
+            lambda z, r, t, m: (z - (1 - t) * m) / t
+        ),
+        "That is where the path ends; u is a displacement over its time.": (
+            lambda z, r, t, m: 0 * z + m
         ),
         "The sign is wrong: velocity points from data to noise.": (lambda z, r, t, m: (m - z) / t),
     },
