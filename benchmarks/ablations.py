@@ -160,7 +160,7 @@ def main() -> None:
     second = [n for n in names if n.startswith(("base", "flow", "velocity", "r:"))]
     small, large = {"width": 64, "steps": CONFIG.steps}, {"width": 128, "steps": 2 * CONFIG.steps}
     jobs = [(TOY, n, small) for n in names] + [(SECOND, n, small) for n in second]
-    jobs += [(SECOND, n, large) for n in ("p_equal: 0.25", "flow matching")]
+    jobs += [(SECOND, n, large) for n in ("p_equal: 0.25", "r: fixed at 0", "flow matching")]
     seeds = SEEDS
     if args.quick:
         jobs, seeds = [(TOY, n, {"width": 16, "steps": 48}) for n in names[:3]], SEEDS[:1]
