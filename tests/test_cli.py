@@ -268,6 +268,7 @@ MISTAKES = {
     ),
     "reference": (["fid", "--samples", "nowhere"], "neither an npz nor a folder"),
     "gpu": (["cost", "--gpu", "H1000"], "choose from H200"),
+    "gpus": (["cost", "--preset", "b2", "--gpus", "3"], "must divide into 3 GPUs"),
     "never": (
         ["train", "--out", "RUN", "--resume", "never", "--network", "digits-XS"],
         "already has",
@@ -305,6 +306,33 @@ def test_doctor_finds_a_working_derivative(capsys):
     run("doctor")
     printed = capsys.readouterr().out
     assert "derivative (JVP)     works" in printed and "torch " in printed
+    assert "FAILS" not in printed and "bfloat16             works, 0.0e" not in printed
+
+
+def test_cost_counts_in_the_precision_that_is_trained_in(capsys):
+    """The published presets are float32, where an H100 has a fifteenth of its bfloat16 peak."""
+    slow, fast = (cost.estimate(replace(PRESETS["b2"], bf16=b)) for b in (False, True))
+    ratio = cost.PEAKS["H100"] / cost.PEAKS_FLOAT32["H100"]
+    assert slow.hours / fast.hours == pytest.approx(ratio) and ratio > 10
+    assert slow.activation_bytes == 2 * fast.activation_bytes
+    assert fast.images_per_second * 3600 * fast.hours == pytest.approx(fast.steps * 256)
+    run("cost", "--preset", "b2")
+    printed = capsys.readouterr().out
+    assert cost.duration(slow.hours) in printed and "float32" in printed
+    assert f"with --bf16 True {cost.duration(fast.hours)}" in printed
+    assert cost.PEAKS_FLOAT32.keys() == cost.PEAKS.keys()
+
+
+def test_cost_of_digits_is_that_of_digits(capsys):
+    run("cost")
+    printed = capsys.readouterr().out
+    assert "2,533 steps of 128 of 1,297 images" in printed and "bound by the launch" in printed
+    run("cost", "--preset", "b2", "--bf16", "True")
+    assert "bound by the launch" not in capsys.readouterr().out
+
+
+def test_durations_are_readable():
+    assert [cost.duration(h) for h in (94.35, 0.4, 0.001)] == ["94.3 h", "24 min", "3.6 s"]
 
 
 def test_labels_by_rule():

@@ -20,7 +20,7 @@ from meanflow_lite.cli.settings import PRESETS, Settings
 from meanflow_lite.cli.train import Train
 from meanflow_lite.training import CheckpointError, Diverged
 
-__all__ = ["PRESETS", "Model", "Settings", "load", "main"]
+__all__ = ["PRESETS", "Model", "Settings", "load", "main", "parse"]
 
 COMMANDS: dict[str, Any] = {
     "doctor": Doctor,
@@ -41,18 +41,22 @@ In the order of use: cost, doctor, encode, train, sample, fid. Each has `--help`
 train, sample and fid work without arguments, on scikit-learn's 8x8 digits."""
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run one subcommand; mistakes of the user end with one line that says what to do."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    # The first forward-mode derivative of a process makes PyTorch 2.14 warn about itself.
-    warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated")
-    command = tyro.extras.subcommand_cli_from_dict(
+def parse(arguments: list[str]) -> Any:
+    """The subcommand with its options, not run: a config dataclass."""
+    return tyro.extras.subcommand_cli_from_dict(
         {name: _with_preset(kind, arguments) for name, kind in COMMANDS.items()},
         prog="meanflow-lite",
         description=DESCRIPTION,
         args=arguments,
         config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes),
     )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one subcommand; mistakes of the user end with one line that says what to do."""
+    # The first forward-mode derivative of a process makes PyTorch 2.14 warn about itself.
+    warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated")
+    command = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         command.run()
     except (ValueError, ImportError, OSError, CheckpointError, Diverged) as error:

@@ -7,7 +7,7 @@ from meanflow_lite.networks.dit import DiT, DiTConfig
 _DIGITS = DiTConfig(image_size=8, patch_size=2, channels=1, num_classes=10)
 
 # The first five are those of MeanFlow (arXiv 2505.13447, appendix) for latents of ImageNet 256;
-# digits are 8 x 8 gray images; tiny is for tests.
+# digits are 8 x 8 gray images; crops are latents of 64 x 64 pixels; tiny is for tests.
 PRESETS: dict[str, DiTConfig] = {
     "B/4": DiTConfig(patch_size=4, width=768, depth=12, heads=12),
     "B/2": DiTConfig(patch_size=2, width=768, depth=12, heads=12),
@@ -18,6 +18,7 @@ PRESETS: dict[str, DiTConfig] = {
     "digits-S": replace(_DIGITS, width=64, depth=3, heads=4),
     "digits-M": replace(_DIGITS, width=96, depth=4, heads=4),
     "digits-L": replace(_DIGITS, width=128, depth=6, heads=4),
+    "crops": DiTConfig(image_size=8, width=64, depth=3, heads=4, num_classes=2),
     "tiny": DiTConfig(image_size=4, channels=2, width=16, depth=2, heads=2, num_classes=3),
 }
 
