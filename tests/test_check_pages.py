@@ -40,21 +40,46 @@ html[data-theme="dark"] body {{ background: #111; color: #eee; }}</style></head>
 
 FAULTS = [
     ("alt text", 'alt="one gray pixel"', 'alt="x"', "image without alt text"),
-    ("an image that is not there", f'<img src="{PIXEL}" alt="one', '<img src="no.png" alt="one', "does not load"),
+    (
+        "an image that is not there",
+        f'<img src="{PIXEL}" alt="one',
+        '<img src="no.png" alt="one',
+        "does not load",
+    ),
     ("console", "A sentence.", "<script>console.error('planted')</script>", "console: planted"),
     ("a script that fails", "A sentence.", "<script>planted()</script>", "script: planted"),
-    ("the network", "A sentence.", "<img src='http://127.0.0.1:9/x.png' alt='of no one here'>", "asks the network"),
+    (
+        "the network",
+        "A sentence.",
+        "<img src='http://127.0.0.1:9/x.png' alt='of no one here'>",
+        "asks the network",
+    ),
     ("sideways", "A sentence.", "<div style='width: 3000px'>wide</div>", "scrolls sideways"),
     ("a formula left as text", "A sentence.", "\\[ a^2 \\]", "formula not rendered"),
-    ("a formula with an error", "A sentence.", "<mjx-merror>Undefined</mjx-merror>", "with an error"),
+    (
+        "a formula with an error",
+        "A sentence.",
+        "<mjx-merror>Undefined</mjx-merror>",
+        "with an error",
+    ),
     ("a slider that is dead", "oninput", "data-off", "does not answer the keyboard"),
     ("a slider that is dead to the mouse", "oninput", "data-off", "does not answer the mouse"),
-    ("a copy button", "writeText(this.previousElementSibling.innerText)", "writeText('b')", "copy button gives"),
+    (
+        "a copy button",
+        "writeText(this.previousElementSibling.innerText)",
+        "writeText('b')",
+        "copy button gives",
+    ),
     ("a control without a name", ' aria-label="t"', "", "accessibility, label"),
-    ("contrast", "A sentence.", "<b style='color: #bbb; background: #fff'>pale</b>", "color-contrast"),
+    (
+        "contrast",
+        "A sentence.",
+        "<b style='color: #bbb; background: #fff'>pale</b>",
+        "color-contrast",
+    ),
     ("contrast in the dark", "color: #eee", "color: #333", "color-contrast"),
     ("no language", ' lang="en"', "", "accessibility, html-has-lang"),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +159,7 @@ ADDRESS = "https://github.com/someone/somewhere"
 
 
 def build_with_an_address(folder: Path) -> Path:
-    """The book with `repository: url:` set, in ``folder``; notebooks without outputs, to be quick."""
+    """The book with an address set, in ``folder``; notebooks without outputs, to be quick."""
     config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
     config["repository"]["url"] = ADDRESS
     (folder / "_config.yml").write_text(yaml.safe_dump(config), "utf-8")

@@ -19,6 +19,7 @@ from meanflow_book import api, links, theme
 from meanflow_book.chapters import ROOT, chapter_map, reading_path
 from meanflow_book.conventions import conventions_page, shares_page
 from meanflow_book.pages import (
+    bugs_page,
     citation_page,
     claims_page,
     published_page,
@@ -28,6 +29,7 @@ from meanflow_book.pages import (
 
 PAGES: dict[str, Callable[[], str]] = {
     "api-reference": api.api_page,
+    "bug-table": bugs_page,
     "chapter-map": chapter_map,
     "citation": citation_page,
     "claims-ledger": claims_page,

@@ -10,6 +10,7 @@ import nbformat
 import yaml
 
 from meanflow_book.chapters import ROOT, chapters, in_cell, table, titled
+from meanflow_lite.notebook.bugs import CATALOG
 from meanflow_lite.notebook.claims import all_published
 from meanflow_lite.notebook.exercises import find
 from tools import notebooks as tool
@@ -71,6 +72,19 @@ def published_page() -> str:
         source = f"{n.source} ({n.trust})" + (f". Note: {n.note}" if n.note else "")
         rows.append([f"{n}", in_cell(n.what), in_cell(text), in_cell(source), f"`{n.key}`"])
     return table(["value", "what", "conditions", "source and trust", "key"], rows)
+
+
+def bugs_page() -> str:
+    """The catalog of mistakes: what is seen, what it is, what finds it."""
+    rows = [
+        [
+            in_cell(bug.symptom),
+            f"**{bug.name}**: {in_cell(bug.mistake)}",
+            f"`{bug.diagnostic.__name__}`",
+        ]
+        for bug in CATALOG.values()
+    ]
+    return table(["seen", "the mistake", "found by"], rows)
 
 
 def solutions_page() -> str:
