@@ -126,6 +126,14 @@ def test_colab_keeps_its_own_torch():
     assert "==" not in torch and "<" not in torch
 
 
+def test_one_version_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    newest = re.search(r"^## \[([\d.]+)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.M)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert newest is not None
+    assert project["version"] == newest.group(1) == citation["version"]
+
+
 def toc_files() -> list[str]:
     toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text("utf-8"))
     return [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]
