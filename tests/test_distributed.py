@@ -18,6 +18,7 @@ from meanflow_lite.training import TrainConfig, Trainer
 
 STEPS, BATCH, CLASSES = 5, 16, 3
 TOLERANCE = 1e-12  # float64: only the order of sums differs
+COMBINED = [(1, True), (2, False), (4, False), (2, True)]  # micro-batches a process, bf16
 
 
 class Critic(nn.Module):
@@ -46,13 +47,16 @@ def network(seed: int) -> MLP:
     return net
 
 
-def trainer(objective, accumulate=1) -> Trainer:
+def trainer(objective, accumulate=1, bf16=False) -> Trainer:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(50, 2, generator=generator, dtype=torch.float64)
     y = torch.randint(CLASSES, (50,), generator=generator)
-    config = TrainConfig(steps=STEPS, batch=BATCH, lr=1e-2, clip=1.0, accumulate=accumulate)
+    dtype = torch.float32 if bf16 else torch.float64  # autocast leaves float64 alone
+    config = TrainConfig(
+        steps=STEPS, batch=BATCH, lr=1e-2, clip=1.0, accumulate=accumulate, bf16=bf16
+    )
     teacher = network(9).requires_grad_(False)
-    return Trainer(network(0), objective, FromTensors(x, y), config, teacher)
+    return Trainer(network(0).to(dtype), objective, FromTensors(x.to(dtype), y), config, teacher)
 
 
 def result(run: Trainer) -> tuple[dict, float]:
@@ -67,6 +71,8 @@ def _process(rank, folder):
         "gloo", f"file://{folder}/store", timedelta(seconds=60), world_size=2, rank=rank
     )
     results = {name: result(trainer(objective)) for name, objective in objectives().items()}
+    for accumulate, bf16 in COMBINED:
+        results[f"{accumulate} {bf16}"] = result(trainer(MeanFlow(), accumulate, bf16))
     results["unwrapped"] = unwrapped()
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -116,3 +122,16 @@ def test_micro_batches_are_one_batch(name):
     """Drifting couples the samples of a micro-batch, so there they are not."""
     whole, parts = (result(trainer(objectives()[name], n))[0] for n in (1, 4))
     torch.testing.assert_close(parts, whole, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("accumulate", "bf16"), COMBINED)
+def test_processes_times_micro_batches_are_one_batch(two, accumulate, bf16):
+    """In bfloat16 to its three digits; and the two processes agree to the last bit."""
+    weights, _ = result(trainer(MeanFlow(), 1, bf16))
+    first, second = (two[rank][f"{accumulate} {bf16}"][0] for rank in (0, 1))
+    tolerance = 3e-3 if bf16 else TOLERANCE
+    torch.testing.assert_close(first, weights, rtol=tolerance, atol=tolerance)
+    exact, _ = result(trainer(MeanFlow()))
+    rounded = max(float((weights[k] - exact[k]).abs().max()) for k in exact)
+    assert (rounded > 1e-4) == bf16
+    assert all(torch.equal(first[k], second[k]) for k in weights)

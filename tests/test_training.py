@@ -2,14 +2,24 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
+from meanflow_lite.cli.settings import Settings
 from meanflow_lite.data import toys
-from meanflow_lite.data.batches import FromDistribution, FromTensors, epoch_rows, seeded
+from meanflow_lite.data.batches import Ahead, FromDistribution, FromTensors, epoch_rows, seeded
 from meanflow_lite.networks import MLP
-from meanflow_lite.objectives import INSTANT, FlowMatching, Loss, MeanFlow, domain_of
+from meanflow_lite.networks.presets import build
+from meanflow_lite.objectives import (
+    INSTANT,
+    OBJECTIVES,
+    FlowMatching,
+    Loss,
+    MeanFlow,
+    domain_of,
+)
 from meanflow_lite.objectives.base import Draw, SingleStage
 from meanflow_lite.paths import Ordered, Uniform
 from meanflow_lite.training import Diverged, Ema, TrainConfig, Trainer, curve, train
@@ -113,6 +123,39 @@ def test_divergence_stops_before_the_weights_are_lost():
     assert trainer.step == 4 and torch.isfinite(weights(trainer.net)).all()
 
 
+class Cliff(Exploding):
+    """A finite loss whose gradient is not: the root of zero."""
+
+    def __call__(self, u, draw, ctx):
+        predicted = u(draw.x, draw.r, draw.t)
+        zero = (predicted - predicted.detach()).square().sum(1)
+        return Loss(predicted.sum(1) + torch.where(ctx.progress > 0.4, zero, zero + 1).sqrt(), {})
+
+
+def test_a_gradient_that_is_not_finite_stops_too():
+    """The loss alone would show it a step later, when the weights and their average are lost."""
+    trainer = Trainer(network(), Cliff(), DATA, SMALL)
+    with pytest.raises(Diverged, match="gradient's norm nan at step 4"):
+        list(trainer.run())
+    for net in (trainer.net, trainer.averages[0].net):
+        assert torch.isfinite(weights(net)).all()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_drawing_ahead_gives_the_same_bits(accumulate):
+    """What a thread does for a GPU, here on the CPU; after a jump in the steps too."""
+    config = replace(SMALL, accumulate=accumulate)
+    nets = []
+    for ahead in (False, True):
+        trainer = Trainer(network(), MeanFlow(), DATA, config, ahead=ahead)
+        list(trainer.run(until=5))
+        trainer.step = 2  # as from an older checkpoint
+        list(trainer.run())
+        assert isinstance(trainer._draws, Ahead) == ahead
+        nets.append(weights(trainer.net))
+    assert torch.equal(*nets)
+
+
 class Staged(Exploding):
     def stage(self, progress):
         return int(progress >= 0.5)
@@ -133,11 +176,44 @@ def test_a_new_stage_freezes_a_teacher_and_starts_the_optimizer_afresh():
     assert moments == 4 and trainer.optimizer.state_dict()["state"][0]["step"] == 1
 
 
-def test_compiled_and_bf16_steps_train():
-    field, history = train(network(), MeanFlow(), DATA, replace(SMALL, steps=3, bf16=True))
-    assert torch.isfinite(weights(field)).all() and weights(field).dtype == torch.float32
-    exact, _ = train(network(), MeanFlow(), DATA, replace(SMALL, steps=3))
-    assert 0 < (weights(field) - weights(exact)).abs().max() < 0.02
+def gradient(name: str, bf16: bool) -> torch.Tensor:
+    """Of the first step of an objective on a DiT whose layers all speak."""
+    torch.manual_seed(0)
+    net, teacher = build("tiny"), build("tiny").requires_grad_(False)
+    for p in (*net.parameters(), *teacher.parameters()):
+        torch.nn.init.normal_(p, std=0.1)
+    kappa = 0.5 if name == "meanflow" else 0.0
+    settings = Settings("tiny", name, omega=1.0, kappa=kappa)
+    data = FromTensors(torch.randn(16, 2, 4, 4), torch.arange(16) % 3)
+    config = TrainConfig(steps=1, batch=16, bf16=bf16)
+    trainer = Trainer(net, settings.make_objective(3), data, config, teacher)
+    list(trainer.run())
+    return torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_bf16_keeps_the_gradient(name):
+    """Within the three digits of bfloat16, tangents and guidance included. Autocast keeps casted
+    weights: first used without gradients, they would have lost them without an error."""
+    exact, half = gradient(name, False), gradient(name, True)
+    assert exact.shape == half.shape and half.dtype == torch.float32
+    assert 0 < (half - exact).norm() < 0.02 * exact.norm()
+
+
+def test_a_compiled_step_is_the_step(monkeypatch):
+    """Traced, and run without generating code, which takes a minute. That every objective is one
+    graph is tested beside their interface."""
+    torch.compiler.reset()
+    compiled = []
+    monkeypatch.setattr(
+        torch, "compile", partial(torch.compile, backend=lambda g, _: compiled.append(g) or g)
+    )
+    nets = [
+        train(network(), FlowMatching(), DATA, replace(SMALL, steps=2, compile=c, accumulate=2))[0]
+        for c in (False, True)
+    ]
+    assert compiled
+    torch.testing.assert_close(*(weights(net) for net in nets), atol=1e-5, rtol=1e-4)
 
 
 def test_epochs_visit_every_row_once():
