@@ -85,7 +85,7 @@ def _lint_code(cells: list[NotebookNode]) -> Iterator[str]:
             t for c in cells[n + 1 : n + 2] for t in tags(c)
         ]:
             yield f"the exercise {first!r} is not followed by a code cell tagged `check`"
-        if cell.source.count("show(") - cell.source.count("def show(") > 1:
+        if len(re.findall(r"(?<!def )\bshow\(", cell.source)) > 1:
             yield f"the cell starting {first!r} shows more than one figure"
 
 
