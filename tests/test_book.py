@@ -192,6 +192,8 @@ def test_the_first_use_of_a_term_is_linked_and_no_other():
 def test_chapters_and_equations_are_linked_to_their_place():
     assert linked("See chapter 05.") == "See [chapter 05]."
     assert linked("See chapter 98.") == "See chapter 98."
+    assert linked("Chapters 03, 05 and 98") == "Chapters [03], [05] and 98"
+    assert linked("in 05 steps") == "in 05 steps"
     own = next(c.stem for c in chapters.chapters().values() if c.number == "05")
     assert linked("See chapter 05.", f"notebooks/{own}") == "See chapter 05."
     assert linked("By (5.1) and (98.1)") == "By [(5.1)] and (98.1)"

@@ -46,12 +46,12 @@ def _split(call: str) -> list[str]:
 
 def conventions_page() -> str:
     """Every row: what the network is called with, what it returns, and both adapters."""
-    head = ["convention, and who uses it", "the network is called", "noise is at", "it returns"]
+    head = ["convention, and who uses it", "the network is called", "it returns"]
     rows = [
         [
             f"**{row.name}**<br>{in_cell(row.repositories)}",
-            "<br>".join(f"`{part}`" for part in _split(row.call)),
-            f"{noise_time(row):g}",
+            "<br>".join(f"`{part}`" for part in _split(row.call))
+            + f"<br>noise at {noise_time(row):g}",
             in_cell(row.meaning),
         ]
         for row in CONVENTIONS.values()

@@ -16,6 +16,7 @@ from pathlib import Path
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
 
 from meanflow_book.chapters import ROOT, chapters
 from tools.chapters import equation_tags
@@ -39,7 +40,8 @@ QUIET = (
     addnodes.desc,
 )
 UNLINKED = ("glossary", "api", "genindex", "search")
-CHAPTER = re.compile(r"\b[Cc]hapter\s+(\d\d)\b")
+CHAPTERS = re.compile(r"\b[Cc]hapters?\s+\d\d(?:(?:,|,?\s+(?:and|or|to))\s+\d\d)*\b")
+CHAPTER = re.compile(r"(?:[Cc]hapter\s+)?(\d\d)")
 EQUATION = re.compile(r"\((\d+\.\d+[a-z]?)\)")
 TAG = re.compile(r"\\tag\{([^}]+)\}")
 
@@ -105,11 +107,12 @@ class Linker:
         yield nodes.Text(text[last:])
 
     def _found(self, text: str) -> Iterator[tuple[int, int, list[nodes.Node]]]:
-        for match in CHAPTER.finditer(text):
-            chapter = chapters().get(match.group(1))
-            if chapter and self.document != f"notebooks/{chapter.stem}":
-                place = f"notebooks/{chapter.stem}"
-                yield *match.span(), [_reference("doc", f"/{place}", match.group(), "mf-chapter")]
+        for named in CHAPTERS.finditer(text):
+            for match in CHAPTER.finditer(text, *named.span()):
+                chapter = chapters().get(match.group(1))
+                if chapter and self.document != f"notebooks/{chapter.stem}":
+                    link = _reference("doc", f"/notebooks/{chapter.stem}", match.group())
+                    yield *match.span(), [link]
         for match in EQUATION.finditer(text):
             home = equation_homes().get(match.group(1))
             if home:
@@ -135,41 +138,49 @@ def _relative(document: str, home: str) -> str:
     return ("" if document.startswith("notebooks/") else "notebooks/") + f"{Path(home).name}.html"
 
 
-def _reference(kind: str, target: str, shown: str, mark: str) -> nodes.Node:
-    link = addnodes.pending_xref(
+def _reference(kind: str, target: str, shown: str) -> nodes.Node:
+    return addnodes.pending_xref(
         "",
-        nodes.inline(shown, shown, classes=[mark]),
+        nodes.inline(shown, shown, classes=[f"mf-{kind}"]),
         refdomain="std",
         reftype=kind,
         reftarget=target,
         refexplicit=True,
         refwarn=True,
     )
-    return link
 
 
 def _term(term: str, shown: str) -> list[nodes.Node]:
     id = "use-" + nodes.make_id(term)
     entry = addnodes.index(entries=[("single", term, id, "", None)])
     target = nodes.target("", "", ids=[id])
-    return [entry, target, _reference("term", term, shown, "mf-term")]
+    return [entry, target, _reference("term", term, shown)]
 
 
-def link_document(app: Sphinx, doctree: nodes.document) -> None:
-    """Link the text of one page, and mark its numbered equations."""
-    document = app.env.docname
-    if document in UNLINKED:
-        return
-    linker = Linker(document)
-    for block in list(doctree.findall(nodes.math_block)):
-        found = TAG.search(block.astext())
-        if found and document == equation_homes().get(found.group(1)):
-            block.parent.insert(
-                block.parent.index(block), nodes.target("", "", ids=[anchor(found.group(1))])
-            )
-    for text in list(doctree.findall(nodes.Text)):
-        if not _is_quiet(text):
-            text.parent.replace(text, [p for p in linker.text(text.astext()) if p != ""])
+class Links(SphinxTransform):
+    """Number the title of one page, mark its equations and link its text.
+
+    Before Sphinx collects index entries (850) and titles (880) from the page.
+    """
+
+    default_priority = 840
+
+    def apply(self, **kwargs: object) -> None:
+        """Change the page."""
+        page = self.env.docname
+        if page in UNLINKED:
+            return
+        number_title(page, self.document)
+        for block in list(self.document.findall(nodes.math_block)):
+            found = TAG.search(block.astext())
+            if found and page == equation_homes().get(found.group(1)):
+                target = nodes.target("", "", ids=[anchor(found.group(1))])
+                block.parent.insert(block.parent.index(block), target)
+        linker = Linker(page)
+        for text in list(self.document.findall(nodes.Text)):
+            if not _is_quiet(text):
+                pieces = [p for p in linker.text(text.astext()) if p != ""]
+                text.parent.replace(text, pieces)
 
 
 def _is_quiet(node: nodes.Node) -> bool:
@@ -180,15 +191,13 @@ def _is_quiet(node: nodes.Node) -> bool:
     return False
 
 
-def number_titles(app: Sphinx, doctree: nodes.document) -> None:
+def number_title(page: str, document: nodes.document) -> None:
     """A chapter shows its number, since other chapters name it by that."""
-    name = Path(app.env.docname).name
-    title = doctree.next_node(nodes.title)
-    if app.env.docname.startswith("notebooks/") and name[:2].isdigit() and title is not None:
+    name, title = Path(page).name, document.next_node(nodes.title)
+    if page.startswith("notebooks/") and name[:2].isdigit() and title is not None:
         title.insert(0, nodes.Text(f"{name[:2]}  "))
 
 
 def setup(app: Sphinx) -> None:
-    """Before Sphinx collects titles and index entries from the page."""
-    app.connect("doctree-read", number_titles, priority=1)
-    app.connect("doctree-read", link_document, priority=2)
+    """Every page is read through it."""
+    app.add_transform(Links)

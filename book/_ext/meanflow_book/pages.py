@@ -137,9 +137,10 @@ def citation_page() -> str:
         fields = {
             "author": " and ".join(people),
             "title": f"{{{reference['title']}}}",
-            "journal": reference["journal"],
+            "note": ", ".join(i["value"] for i in reference["identifiers"]),
+            "url": reference.get("url", ""),
             "year": str(reference["year"]),
         }
         key = people[0].split(",")[0].lower() + str(reference["year"])
-        parts += [f"## {reference['title']}", _entry(reference["type"], key, fields)]
+        parts += [f"**{reference['title']}**", _entry(reference["type"], key, fields)]
     return "\n\n".join(parts)
