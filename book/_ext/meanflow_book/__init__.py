@@ -18,6 +18,7 @@ from sphinx.util.docutils import SphinxDirective
 from meanflow_book import api, links, theme
 from meanflow_book.chapters import ROOT, chapter_map, reading_path
 from meanflow_book.conventions import conventions_page, shares_page
+from meanflow_book.full_scale import cards_page, data_page, fid_page, nodes_page
 from meanflow_book.pages import (
     bugs_page,
     citation_page,
@@ -35,7 +36,11 @@ PAGES: dict[str, Callable[[], str]] = {
     "claims-ledger": claims_page,
     "conventions-table": conventions_page,
     "exercise-solutions": solutions_page,
+    "plan-data": data_page,
+    "plan-nodes": nodes_page,
+    "published-fid": fid_page,
     "published-numbers": published_page,
+    "run-cards": cards_page,
     "run-times": runtimes_page,
     "shares-table": shares_page,
 }
