@@ -23,11 +23,12 @@ from test_sit import SiT
 from meanflow_lite import cli
 from meanflow_lite.cli import processes
 from meanflow_lite.cli.cost import passes
+from meanflow_lite.cli.images import read_images
 from meanflow_lite.cli.model import Model
 from meanflow_lite.cli.settings import PRESETS, Settings
 from meanflow_lite.cli.train import Train
 from meanflow_lite.data.batches import FromTensors
-from meanflow_lite.data.images import ImageFolder
+from meanflow_lite.data.images import ImageFolder, read_image
 from meanflow_lite.data.latents import encode, finish
 from meanflow_lite.networks.dit import DiTConfig
 from meanflow_lite.networks.presets import PRESETS as NETWORKS
@@ -300,3 +301,25 @@ def test_a_full_disk_ends_with_one_line(tmp_path, capfd):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 2
     printed = capfd.readouterr().err
     assert "error: [Errno 27] File too large" in printed and "free space" in printed
+
+
+def test_statistics_of_a_folder_of_photographs(tmp_path, capsys):
+    """JPEG, several sizes and modes, read batch by batch; cut as the training images were."""
+    rng = np.random.default_rng(0)
+    for i in range(7):
+        pixels = Image.fromarray(rng.integers(256, size=(20 + i, 30, 3), dtype=np.uint8))
+        pixels = pixels.convert("P") if i == 3 else pixels
+        (tmp_path / "photos" / "a").mkdir(parents=True, exist_ok=True)
+        pixels.save(tmp_path / "photos" / "a" / f"{i}.{'png' if i == 3 else 'jpg'}")
+    with pytest.raises(SystemExit):
+        run("fid", "--samples", tmp_path / "photos")
+    assert "differ in size" in capsys.readouterr().err
+    whole = torch.cat([*read_images(tmp_path / "photos", 3, crop=16)])
+    paths = ImageFolder.open(tmp_path / "photos").paths
+    assert torch.equal(whole, torch.stack([read_image(p, 16) for p in paths]))
+    np.savez(tmp_path / "s.npz", arr_0=whole.permute(0, 2, 3, 1).numpy())
+    same = ["--reference", tmp_path / "photos", "--crop", 16, "--batch", 3]
+    run("fid", "--samples", tmp_path / "s.npz", *same)
+    printed = capsys.readouterr().out
+    assert abs(float(printed.split("frechet distance")[1].split()[0])) < 1e-3
+    assert "(7 images)" in printed

@@ -165,12 +165,13 @@ def estimate(
     steps, work = settings.count_steps(images), passes(settings)
     rate = _peaks(settings.bf16)[gpu] * gpus * mfu / (2 * forward_macs(config))  # forward passes
     rows = settings.batch // (gpus * settings.accumulate)
-    hours = [
+    hours, plain, textbook = (
         steps * settings.batch * n / rate / 3600 for n in (work.step, work.plain, work.textbook)
-    ]
+    )
     kept = activation_bytes(config, rows, 2 if settings.bf16 else 4, settings.checkpoint)
     state = state_bytes(config, len(settings.ema))
-    return Estimate(steps, work, *hours, rate / work.step, rows, state, kept)
+    each = rate / work.step
+    return Estimate(steps, work, hours, plain, textbook, each, rows, state, kept)
 
 
 def duration(hours: float) -> str:
