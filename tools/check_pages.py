@@ -11,6 +11,7 @@ axe, and a search that finds what it should. Screenshots go to book/_build/scree
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import functools
 import http.server
@@ -125,7 +126,8 @@ def serve(folder: Path) -> tuple[http.server.ThreadingHTTPServer, str]:
                 self.send_response(204)
                 self.end_headers()
                 return
-            super().do_GET()
+            with contextlib.suppress(ConnectionError):  # the browser went to another page
+                super().do_GET()
 
     handler = functools.partial(Quiet, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -170,17 +170,34 @@ class Links(SphinxTransform):
         page = self.env.docname
         if page in UNLINKED:
             return
+        for source in (ROOT / "book" / "glossary.md", ROOT / "book" / "_toc.yml", Path(__file__)):
+            self.env.note_dependency(str(source))
         number_title(page, self.document)
         for block in list(self.document.findall(nodes.math_block)):
             found = TAG.search(block.astext())
             if found and page == equation_homes().get(found.group(1)):
                 target = nodes.target("", "", ids=[anchor(found.group(1))])
                 block.parent.insert(block.parent.index(block), target)
+        join_lines(self.document)
         linker = Linker(page)
         for text in list(self.document.findall(nodes.Text)):
             if not _is_quiet(text):
                 pieces = [p for p in linker.text(text.astext()) if p != ""]
                 text.parent.replace(text, pieces)
+
+
+def join_lines(document: nodes.document) -> None:
+    """MyST makes a node of each line; a term may go over the end of one."""
+    for element in list(document.findall(nodes.TextElement)):
+        joined: list[nodes.Node] = []
+        for child in element.children:
+            if joined and isinstance(child, nodes.Text) and isinstance(joined[-1], nodes.Text):
+                joined[-1] = nodes.Text(joined[-1].astext() + child.astext())
+            else:
+                joined.append(child)
+        if len(joined) < len(element.children):
+            element.children = []
+            element.extend(joined)
 
 
 def _is_quiet(node: nodes.Node) -> bool:
