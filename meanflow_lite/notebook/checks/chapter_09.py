@@ -176,27 +176,21 @@ exercise(
     praise="Right. Intervals that overlap do not prove equality either: they leave it open.",
 )
 
-_ANSWER = (
-    "time not advanced",
-    "inverse weight twice",
-    "wrong sign",
-    "no boundary",
-    "weights swapped",
-)
+_ANSWER = ("time", "inverse", "sign", "boundary", "weights")
 
 exercise(
     "09-suspects",
     right=_ANSWER,
     mistakes={
         "One moves its state: the probe with u = z is right. Look at u = t.": (
-            "state not advanced",
+            "state",
             *_ANSWER[1:],
         ),
         "Five asks at the right places: with u = r only the near half is not zero. It counts for "
-        "three quarters there, in place of one.": (*_ANSWER[:4], "time not advanced"),
+        "three quarters there, in place of one.": (*_ANSWER[:4], "time"),
         "A sign would not take the loss of a field of ones away, as happens in four.": (
             *_ANSWER[:3],
-            "wrong sign",
+            "sign",
             _ANSWER[4],
         ),
     },
