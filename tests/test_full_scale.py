@@ -49,7 +49,7 @@ def test_a_command_that_is_none_is_found(capsys):
 @pytest.mark.parametrize("preset", [p for p in cli.PRESETS if p != "digits"])
 def test_a_card_is_what_cost_says(preset):
     text = full_scale.card(preset)
-    train = cli.parse(full_scale.train_command(preset).split("meanflow_lite ")[1].split())
+    train = cli.parse(commands(text)[0])
     assert train.settings == replace(cli.PRESETS[preset], bf16=True, compile=True)
     found = cost.estimate(train.settings)
     assert f"**{cost.duration(found.hours)}** in bfloat16" in text
@@ -77,6 +77,10 @@ def test_plans_on_paper():
     assert full_scale.traffic("xl2", 16) < 2 * 4 * 676.5e6 < 1.1 * full_scale.traffic("xl2", 16)
     assert full_scale.traffic("xl2", 64) > full_scale.traffic("xl2", 16)
     one, four = (cost.estimate(replace(cli.PRESETS["xl2"], bf16=True), gpus=n) for n in (8, 32))
+    fast = full_scale.LINKS["400 Gb/s a GPU"]
+    two = one.seconds_per_step / 2
+    assert 1.9 < full_scale.traffic("xl2", 16) / fast / two < 2.2  # as the page says: twice
+    assert 3.8 < full_scale.traffic("xl2", 32) / fast / four.seconds_per_step < 4.4
     assert four.seconds_per_step == pytest.approx(one.seconds_per_step / 4)
     slow = full_scale.traffic("xl2", 32) / full_scale.LINKS["100 Gb/s a node"]
     assert slow > 1 > full_scale.traffic("xl2", 32) / full_scale.LINKS["400 Gb/s a GPU"]

@@ -56,6 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one subcommand; mistakes of the user end with one line that says what to do."""
     # The first forward-mode derivative of a process makes PyTorch 2.14 warn about itself.
     warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated")
+    # DDP's name for it that older versions do not know yet.
+    warnings.filterwarnings("ignore", r"`broadcast_buffers` is deprecated")
     command = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         command.run()

@@ -7,7 +7,15 @@ from dataclasses import replace
 
 from meanflow_book.chapters import in_cell, table
 from meanflow_lite.cli import PRESETS
-from meanflow_lite.cli.cost import IMAGENET, duration, estimate, parameters
+from meanflow_lite.cli.cost import (
+    IMAGENET,
+    LAUNCH_BOUND,
+    PEAKS,
+    PEAKS_FLOAT32,
+    duration,
+    estimate,
+    parameters,
+)
 from meanflow_lite.cli.settings import Settings
 from meanflow_lite.networks.presets import PRESETS as NETWORKS
 from meanflow_lite.notebook.claims import all_published, published
@@ -36,7 +44,7 @@ def train_command(preset: str) -> str:
     """How to train a preset on one node."""
     return (
         f"torchrun --nproc-per-node {GPUS} -m meanflow_lite train --preset {preset} "
-        "--data latents --bf16 True --compile True"
+        "\\\n    --data latents --bf16 True --compile True"
     )
 
 
@@ -109,6 +117,9 @@ def card(preset: str) -> str:
             + small,
         ],
     ]
+    if found.seconds_per_step < LAUNCH_BOUND:
+        short = "a step this short is bound by the launch of kernels: expect several times as long"
+        rows.insert(7, ["beware", short])
     start = (
         f"starting: {settings.objective}, {settings.network} ({count / 1e6:.2f} M parameters), "
         f"{found.steps} steps of {settings.batch} of {IMAGENET} images, {GPUS} x cuda:0, "
@@ -120,8 +131,18 @@ def card(preset: str) -> str:
 
 
 def cards_page() -> str:
-    """The cards of all ImageNet presets."""
-    return "\n\n".join(card(preset) for preset in CARDS)
+    """What the estimates assume, and the cards of all ImageNet presets."""
+    peaks = ", ".join(
+        f"{gpu} {PEAKS[gpu] / 1e12:g} in bfloat16 and {PEAKS_FLOAT32[gpu] / 1e12:g} in float32"
+        for gpu in ("H100", "A100")
+    )
+    said = (
+        "What the estimate assumes: a backward pass costs two forward passes and a tangent one; a "
+        f"share of 0.35 of the peak by the data sheet (TFLOPs a second: {peaks}); communication, "
+        "the launch of kernels and the reader are hidden. It leaves out checkpoints, grids of "
+        "samples and the FID on the way."
+    )
+    return "\n\n".join([said, *(card(preset) for preset in CARDS)])
 
 
 def fid_page() -> str:
