@@ -241,6 +241,7 @@ def check_page(browser: Browser, base: str, name: str, size: str, shots: Path) -
     context = browser.new_context(
         viewport={"width": width, "height": height},
         color_scheme="dark" if first == "dark" else "light",
+        reduced_motion="reduce",  # colors are judged at rest, not on the way to another theme
         permissions=["clipboard-read", "clipboard-write"],
     )
     context.add_init_script(

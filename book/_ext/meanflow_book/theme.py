@@ -1,9 +1,10 @@
-"""What the theme does not do: buttons only where they lead somewhere, no unused scripts."""
+"""What Sphinx and the theme do not do: buttons that lead somewhere, numbers in aligned formulas."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 
@@ -28,7 +29,26 @@ def drop_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], *
     ]
 
 
+def keep_numbers(app: Sphinx, doctree: nodes.document) -> None:
+    r"""Sphinx puts a formula of several lines into ``split``, which has no room for its ``\\tag``."""
+    for formula in doctree.findall(nodes.math_block):
+        text = formula.astext()
+        if r"\\" in text and r"\tag" in text:
+            formula["nowrap"] = True
+            formula[:] = [nodes.Text(rf"\[{text}\]")]
+
+
+def list_of_entries(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], *rest: Any
+) -> None:
+    """docutils calls citations a list, whose children would have to be list items; they are not."""
+    if body := context.get("body"):
+        context["body"] = body.replace('role="list" class="citation-list"', 'class="citation-list"')
+
+
 def setup(app: Sphinx) -> None:
-    """Register both."""
+    """Register them."""
+    app.connect("doctree-read", keep_numbers)
+    app.connect("html-page-context", list_of_entries)
     app.connect("config-inited", launch_buttons, priority=1)
     app.connect("html-page-context", drop_thebe, priority=900)
