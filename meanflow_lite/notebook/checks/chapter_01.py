@@ -47,6 +47,9 @@ exercise(
         ),
         "The velocity is taken at the middle time but at the old place: go there first, with half "
         "an Euler step.": lambda v, z, t, r: z - (t - r) * v(z, (t + r) / 2),
+        "The middle of the times is (t + r) / 2; (t - r) / 2 is half of the step.": (
+            lambda v, z, t, r: z - (t - r) * v(z - (t - r) / 2 * v(z, t), (t - r) / 2)
+        ),
         "The first step goes too far: the middle is half of the time away, (t - r) / 2.": (
             lambda v, z, t, r: z - (t - r) * v(z - (t - r) * v(z, t), (t + r) / 2)
         ),

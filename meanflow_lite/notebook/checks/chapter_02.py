@@ -48,7 +48,7 @@ exercise(
         "That is the posterior mean of the data; the velocity is (z - it) / t.": (
             lambda z, t: torch.tanh((1 - t) * z / t**2)
         ),
-        "Divide by the time: this is the way to the posterior mean, not the velocity.": (
+        "Divide by the time: this is the way from the posterior mean, not the velocity.": (
             lambda z, t: z - torch.tanh((1 - t) * z / t**2)
         ),
         "The sign is wrong: the velocity points away from the data.": (

@@ -54,11 +54,19 @@ def _displacement(u, z, r, s, t):
     return (t - r) * _stretch(u, z, r, s, t)
 
 
+def _rough(z: Tensor, r: float, t: float) -> Tensor:
+    """A field that is no average velocity, so that asking for the whole stretch is no answer."""
+    return _field(z, r, t) + (t - r) * torch.cos(z)
+
+
 exercise(
     "04-stretch",
-    use=lambda whole: whole(_field, _X, 0.1, 0.4, 0.9),
+    use=lambda whole: whole(_rough, _X, 0.1, 0.4, 0.9),
     right=_stretch,
     mistakes={
+        "That asks the field for the whole stretch: take two shorter ones, with a stop at s.": (
+            lambda u, z, r, s, t: u(z, r, t)
+        ),
         "The second stretch starts where the first one ends, at z_s, and not at z.": _frozen,
         "The stop is at z_s = z - (t - s) u: time runs down, so a jump subtracts.": _away,
         "The first stretch takes t - s, not s - r: that is how far z_s is from z.": _wrong_length,
