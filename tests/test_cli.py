@@ -207,17 +207,18 @@ def test_noise_is_the_same_bits_in_any_company():
     assert not torch.equal(model.noise(range(20), 6), whole)
 
 
-def test_resume_goes_on_and_ends_with_the_same_bits(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_resume_goes_on_and_ends_with_the_same_bits(tmp_path, capfd, number, code):
     a, b = tmp_path / "a", tmp_path / "b"
     run("train", "--out", a, *TINY, "--steps", 6)
     pid = os.fork()
-    if pid == 0:  # asked to stop in the middle, as by a cluster
+    if pid == 0:  # asked to stop in the middle, as by a cluster or by Ctrl-C
         fit = __import__("meanflow_lite.training.fit", fromlist=["fit"])
         step = fit.Trainer._advance
 
         def advance(self):
             if self.step == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             return step(self)
 
         fit.Trainer._advance = advance
@@ -226,7 +227,8 @@ def test_resume_goes_on_and_ends_with_the_same_bits(tmp_path):
         except SystemExit as stop:
             os._exit(30 + int(stop.code or 0))
         os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 30
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 30 + code
+    assert "stopped and saved at step 4: the same command goes on there" in capfd.readouterr().err
     assert [p.name for p in (b / "checkpoints").iterdir()] == ["step-00000004"]
     assert cli.load(b).sample([1]).shape == (1, 1, 8, 8)
     run("train", "--out", b, *TINY, "--steps", 6)
@@ -244,7 +246,14 @@ MISTAKES = {
         "meanflow-lite encode",
     ),
     "no run": (["sample", "--model", "nowhere"], "not the folder of a run"),
-    "labels": (["sample", "--model", "RUN", "--labels", "11"], "must be 0 ... 9"),
+    "labels": (["sample", "--model", "RUN", "--labels", "11"], "must be 0 ... 9, or 10 for none"),
+    "count": (["sample", "--count", "-2"], "count and batch are at least 1"),
+    "a file": (["sample", "--out", "RUN/run.json"], "is a file: give a folder"),
+    "no samples": (["fid"], "Write it with `meanflow-lite sample`"),
+    "fid batch": (["fid", "--batch", "0"], "--batch must be at least 1"),
+    "crop": (["fid", "--samples", "RUN", "--crop", "256"], "--crop cuts the images of a folder"),
+    "mfu": (["cost", "--mfu", "35"], "--mfu is a share of the peak in (0, 1]: got 35"),
+    "images": (["cost", "--preset", "b2", "--images", "0"], "--images must be at least 1"),
     "label rule": (["sample", "--model", "RUN", "--labels", "all"], "random, balanced or a list"),
     "omega": (["sample", "--model", "RUN", "--omega", "2"], "fixed by its training"),
     "steps": (["sample", "--model", "RUN", "--t-mid", "0.5"], "needs steps = 2"),
@@ -266,7 +275,7 @@ MISTAKES = {
         ],
         "teacher",
     ),
-    "reference": (["fid", "--samples", "nowhere"], "neither an npz nor a folder"),
+    "reference": (["fid", "--samples", "RUN"], "neither an npz nor a folder"),
     "gpu": (["cost", "--gpu", "H1000"], "choose from H200"),
     "gpus": (["cost", "--preset", "b2", "--gpus", "3"], "must divide into 3 GPUs"),
     "never": (
@@ -288,7 +297,7 @@ def test_mistakes_end_with_one_line_that_helps(name, small_run, tmp_path, capsys
     arguments, message = MISTAKES[name]
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        run(*[str(small_run) if a == "RUN" else a for a in arguments])
+        run(*[a.replace("RUN", str(small_run)) for a in arguments])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
@@ -299,7 +308,10 @@ def test_help_says_what_each_option_does(command, capsys):
     with pytest.raises(SystemExit) as stop:
         run(command, "--help")
     assert stop.value.code == 0
-    assert len(capsys.readouterr().out) > 200
+    printed = capsys.readouterr().out
+    assert len(printed) > 200
+    if "--network" in printed:
+        assert all(name in printed for name in (*NETWORKS, *OBJECTIVES))
 
 
 def test_doctor_finds_a_working_derivative(capsys):
@@ -319,8 +331,15 @@ def test_cost_counts_in_the_precision_that_is_trained_in(capsys):
     run("cost", "--preset", "b2")
     printed = capsys.readouterr().out
     assert cost.duration(slow.hours) in printed and "float32" in printed
-    assert f"with --bf16 True {cost.duration(fast.hours)}" in printed
-    assert cost.PEAKS_FLOAT32.keys() == cost.PEAKS.keys()
+    between = cost.estimate(replace(PRESETS["b2"], tf32=True))
+    for option, found in (("bf16", fast), ("tf32", between)):
+        assert f"with --{option} True {cost.duration(found.hours)}" in printed
+    assert between.hours == pytest.approx(2 * fast.hours) and slow.hours > 7 * between.hours
+    assert cost.estimate(replace(PRESETS["b2"], bf16=True, tf32=True)) == fast
+    run("cost", "--preset", "b2", "--tf32", "True")
+    printed = capsys.readouterr().out
+    assert cost.duration(between.hours) in printed and "dense TF32" in printed
+    assert cost.PEAKS_FLOAT32.keys() == cost.PEAKS.keys() == cost.PEAKS_TF32.keys()
 
 
 def test_cost_of_digits_is_that_of_digits(capsys):

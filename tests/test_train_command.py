@@ -5,6 +5,9 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -31,7 +34,7 @@ from meanflow_lite.networks.dit import DiTConfig
 from meanflow_lite.networks.presets import PRESETS as NETWORKS
 from meanflow_lite.networks.presets import build
 from meanflow_lite.objectives import FlowMatching
-from meanflow_lite.training import TrainConfig, Trainer
+from meanflow_lite.training import TrainConfig, Trainer, fit
 from meanflow_lite.training.logs import Logger
 
 TINY = ["--network", "digits-XS", "--batch", "16", "--device", "cpu", "--grid-every", "0"]
@@ -62,6 +65,7 @@ TYPED = {
     "plain_epochs": ["5.5"],
     "latent_scale": ["0.5"],
     "bf16": ["True"],
+    "tf32": ["True"],
     "compile": ["True"],
     "checkpoint": ["True"],
     "seed": ["3"],
@@ -234,8 +238,81 @@ def test_a_checkpoint_of_sit_with_its_command_line(tmp_path):
     run("train", "--out", tmp_path / "r", *TINY, "--steps", 1, "--init-from", tmp_path / "sit.pt")
 
 
+def test_tf32_is_an_option_for_gpus(tmp_path, monkeypatch):
+    """Off unless asked for; products on a CPU are never touched."""
+    asked: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    processes.set_tf32(torch.device("cpu"), True)
+    assert asked == []
+    for wanted in (True, False):
+        processes.set_tf32(torch.device("cuda", 0), wanted)
+    assert asked == ["high", "highest"]
+    given: list[bool] = []
+    monkeypatch.setattr("meanflow_lite.cli.train.set_tf32", lambda _, wanted: given.append(wanted))
+    for options in ([], ["--tf32", "True"]):
+        run("train", "--out", tmp_path / str(len(given)), *TINY, "--steps", 1, *options)
+    assert given == [False, True] and not any(s.tf32 for s in PRESETS.values())
+
+
+def test_the_decoder_of_the_grids_is_loaded_before_training(latents, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for data, message in ((latents, "cannot load the VAE"), ("digits", "--vae decodes latents")):
+        options = ["--data", data, "--network", "test", *TINY[2:], "--vae", tmp_path / "empty"]
+        with pytest.raises(SystemExit):
+            run("train", "--out", tmp_path / "run", "--steps", 1, *options)
+        assert message in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_is_stopped_by_sigterm_and_goes_on(tmp_path):
+    """As the page says it: the stopped run ends where an uninterrupted one does."""
+    out, whole, errors = tmp_path / "run", tmp_path / "whole", tmp_path / "errors"
+    options = [*TINY, "--steps", "60", "--save-every", "1000", "--log-every", "1"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "meanflow_lite", "train", "--out", str(out)]
+    with errors.open("w") as file:  # a pipe that nobody reads would fill up
+        process = subprocess.Popen([*command, *options], stderr=file)
+        log = out / "log.jsonl"
+        while process.poll() is None and not (log.exists() and len(log.read_text()) > 500):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) != 0  # torchrun's own, for its processes exit with zero
+    said = errors.read_text()
+    saved = [p.name for p in (out / "checkpoints").iterdir()]
+    assert len(saved) == 1 and f"stopped and saved at step {int(saved[0][5:])}" in said, said
+    assert not (out / "model.safetensors").exists()
+    subprocess.run([*command, *options], check=True, capture_output=True, timeout=120)
+    assert two_processes(3, "train", "--out", whole, *options) == [0, 0]
+    assert torch.equal(weights(out), weights(whole))
+    assert [json.loads(line)["step"] for line in log.open()] == [*range(1, 61)]
+
+
+def test_a_second_ctrl_c_does_not_wait(monkeypatch):
+    """The first one saves at the next step. What torchrun repeats at once is not a second one."""
+    with fit._on_signals() as asked:
+        assert asked() == 0
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert asked() == signal.SIGINT
+        monkeypatch.setattr(fit, "PATIENCE", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked() == signal.SIGTERM
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 WRONG = {
-    "steps": (["--steps", "0"], "steps are at least 1"),
+    "steps": (["--steps", "0"], "steps must be at least 1: got 0"),
+    "accumulate": (["--accumulate", "0"], "accumulate must be at least 1"),
+    "clip": (["--clip", "-1"], "clip must be positive, or None"),
+    "betas": (["--betas", "1.5", "0.9"], "betas are two rates in [0, 1)"),
+    "warmup": (["--warmup", "-3"], "warmup must be at least 0: got -3"),
+    "seed": (["--seed", "-1"], "seed must be at least 0: got -1"),
+    "c": (["--c", "-1"], "c must not be negative"),
+    "device": (["--device", "gpu"], "--device is auto, cpu, cuda"),
+    "grid_every": (["--grid-every", "-1"], "--grid-every must not be negative"),
+    "out": (["--out", "list.pt"], "--out list.pt is a file"),
     "save_every": (["--save-every", "0"], "--save-every must be at least 1"),
     "plain_epochs": (["--plain-epochs", "999"], "plain_epochs is a part of the 250 epochs"),
     "network": (["--network", "B/2"], "or other --data"),

@@ -37,7 +37,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 DESCRIPTION = """One-step image generation with MeanFlow, one command a stage.
 
-In the order of use: cost, doctor, encode, train, sample, fid. Each has `--help`. To try it:
+In the order of use: doctor, cost, encode, verify, train, sample, fid. Each has `--help`. To try it:
 train, sample and fid work without arguments, on scikit-learn's 8x8 digits."""
 
 
@@ -69,6 +69,9 @@ def main(arguments: list[str] | None = None) -> None:
                 file=sys.stderr,
             )
         raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _with_preset(kind: Any, arguments: list[str]) -> Any:

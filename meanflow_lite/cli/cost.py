@@ -24,6 +24,17 @@ PEAKS = {
     "V100": 125e12,
     "T4": 65e12,
 }
+#: Dense peaks in TF32, by ``--tf32 True``; V100 and T4 do not have it.
+PEAKS_TF32 = {
+    "H200": 494.5e12,
+    "H100": 494.5e12,
+    "A100": 156e12,
+    "L40S": 183e12,
+    "L4": 60e12,
+    "RTX 4090": 82.6e12,
+    "V100": 15.7e12,
+    "T4": 8.1e12,
+}
 #: Peaks in float32, which is what PyTorch computes in unless it is told otherwise.
 PEAKS_FLOAT32 = {
     "H200": 67e12,
@@ -113,17 +124,20 @@ def activation_bytes(config: DiTConfig, rows: int, width: int, checkpoint: bool)
     return rows * tokens(config) * config.width * width * (config.depth * kept + inside)
 
 
-def peak_flops(device: torch.device, count: int, bf16: bool) -> float | None:
+def peak_flops(device: torch.device, count: int, settings: Settings) -> float | None:
     """Peak of ``count`` GPUs of this kind in this precision, if the table knows it."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    known = [peak for key, peak in _peaks(bf16).items() if key in name]
+    known = [peak for key, peak in _peaks(settings)[1].items() if key in name]
     return known[0] * count if known else None
 
 
-def _peaks(bf16: bool) -> dict[str, float]:
-    return PEAKS if bf16 else PEAKS_FLOAT32
+def _peaks(settings: Settings) -> tuple[str, dict[str, float]]:
+    """The precision of matrix products, and the peaks in it."""
+    if settings.bf16:
+        return "bfloat16", PEAKS
+    return ("TF32", PEAKS_TF32) if settings.tf32 else ("float32", PEAKS_FLOAT32)
 
 
 @dataclass(frozen=True)
@@ -152,10 +166,15 @@ def estimate(
     """The estimate that ``meanflow-lite cost`` prints, for ``gpus`` GPUs of one type.
 
     Raises:
-        ValueError: for an unknown type, or a batch that does not divide into the GPUs.
+        ValueError: for an unknown type, a batch that does not divide into the GPUs, no images, or
+            a share outside (0, 1].
     """
     if gpu not in PEAKS:
         raise ValueError(f"unknown --gpu {gpu!r}: choose from {', '.join(PEAKS)}")
+    if not 0 < mfu <= 1:
+        raise ValueError(f"--mfu is a share of the peak in (0, 1]: got {mfu}")
+    if images < 1:
+        raise ValueError(f"--images must be at least 1: got {images}")
     if gpus < 1 or settings.batch % (gpus * settings.accumulate):
         raise ValueError(
             f"--batch {settings.batch} must divide into {gpus} GPUs times --accumulate "
@@ -163,7 +182,7 @@ def estimate(
         )
     config = NETWORKS[settings.network]
     steps, work = settings.count_steps(images), passes(settings)
-    rate = _peaks(settings.bf16)[gpu] * gpus * mfu / (2 * forward_macs(config))  # forward passes
+    rate = _peaks(settings)[1][gpu] * gpus * mfu / (2 * forward_macs(config))  # forward passes
     rows = settings.batch // (gpus * settings.accumulate)
     hours, plain, textbook = (
         steps * settings.batch * n / rate / 3600 for n in (work.step, work.plain, work.textbook)
@@ -206,10 +225,11 @@ class Cost:
     def run(self) -> None:
         """Print the estimate and what it assumes."""
         settings, config = self.settings, NETWORKS[self.settings.network]
-        images = self.images or (DIGITS if self.preset == "digits" else IMAGENET)
+        usual = DIGITS if self.preset == "digits" else IMAGENET
+        images = usual if self.images is None else self.images
         found = estimate(settings, self.gpu, self.gpus, images, self.mfu)
-        work, precision = found.passes, "bfloat16" if settings.bf16 else "float32"
-        peak = _peaks(settings.bf16)[self.gpu] / 1e12
+        work, (precision, peaks) = found.passes, _peaks(settings)
+        peak = peaks[self.gpu] / 1e12
         lines = {
             "network": f"{settings.network}, {parameters(config) / 1e6:.2f} M parameters, "
             f"{tokens(config)} tokens",
@@ -234,6 +254,7 @@ class Cost:
             print(f"{name:<16} {text}")
         if found.seconds_per_step < LAUNCH_BOUND:
             print(f"{'beware':<16} a step this short is bound by the launch of kernels instead")
-        if not settings.bf16:
-            faster = estimate(replace(settings, bf16=True), self.gpu, self.gpus, images, self.mfu)
-            print(f"{'with --bf16 True':<16} {duration(faster.hours)}")
+        for option in ("bf16", "tf32") if precision == "float32" else ():
+            other = replace(settings, **{option: True})
+            faster = estimate(other, self.gpu, self.gpus, images, self.mfu)
+            print(f"with --{option} True {duration(faster.hours)}")

@@ -42,7 +42,7 @@ class Encode:
         skip_bad: leave damaged images out and list them, instead of stopping.
         num_classes: number of classes that the folder must have; None: any.
         batch: images that the VAE takes at once.
-        device: `auto` takes a GPU where there is one.
+        device: `cpu`, `cuda`, or `auto`: a GPU where there is one.
     """
 
     images: Annotated[Path, tyro.conf.Positional]
@@ -72,7 +72,7 @@ class Verify:
         repair: encode damaged shards again, from the images where they were.
         images: where the images are now, if they have moved.
         batch: images that the VAE takes at once.
-        device: `auto` takes a GPU where there is one.
+        device: `cpu`, `cuda`, or `auto`: a GPU where there is one.
     """
 
     cache: Annotated[Path, tyro.conf.Positional]

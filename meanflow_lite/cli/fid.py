@@ -46,7 +46,7 @@ class Fid:
         inception_weights: file of torch-fidelity's Inception weights; None: downloaded once.
         save_statistics: write the statistics of the samples to this npz, to serve as a reference.
         batch: images at once.
-        device: `auto` takes a GPU where there is one.
+        device: `cpu`, `cuda`, or `auto`: a GPU where there is one.
     """
 
     samples: Path = Path("samples")
@@ -60,6 +60,17 @@ class Fid:
 
     def run(self) -> None:
         """Print the distance, what it is of, and the protocol."""
+        if self.batch < 1:
+            raise ValueError(f"--batch must be at least 1: got {self.batch}")
+        if self.crop is not None and not Path(self.reference).is_dir():
+            raise ValueError(
+                f"--crop cuts the images of a folder, but --reference is {self.reference!r}"
+            )
+        if not self.samples.exists():
+            raise ValueError(
+                f"--samples {self.samples}: there is no such folder or file. Write it with "
+                "`meanflow-lite sample`"
+            )
         with joined(self.device) as device:
             about = describe(self.samples)
             network = self._features(str(device))
@@ -105,7 +116,14 @@ class Fid:
 
     def _features(self, device: str) -> Features:
         if self.features == "inception":
-            return inception(self.inception_weights, device)
+            try:
+                return inception(self.inception_weights, device)
+            except OSError as error:
+                raise ValueError(
+                    f"cannot load Inception's weights ({error}): where there is no network, fetch "
+                    "weights-inception-2015-12-05-6726825d.pth from torch-fidelity's release "
+                    "v0.2.0 elsewhere, and give --inception-weights FILE"
+                ) from error
         return small_features
 
     def _reference(self, network: Features) -> Moments:

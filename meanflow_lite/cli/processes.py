@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,6 +23,8 @@ def joined(
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"--device is auto, cpu, cuda or, say, cuda:1: got {device!r}")
     chosen = torch.device(device)
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
@@ -39,6 +42,12 @@ def joined(
     finally:
         if many:
             dist.destroy_process_group()
+
+
+def set_tf32(device: torch.device, wanted: bool) -> None:
+    """Whether a GPU multiplies float32 matrices in TF32; a CPU is left as it is."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if wanted else "highest")
 
 
 def place() -> tuple[int, int]:

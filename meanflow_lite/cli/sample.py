@@ -37,7 +37,7 @@ class Sample:
         seed: of noise and random labels.
         batch: samples at once.
         vae: decoder of latents; None: the one that encoded the training images.
-        device: `auto` takes a GPU where there is one.
+        device: `cpu`, `cuda`, or `auto`: a GPU where there is one.
     """
 
     model: Path = Path("digits")
@@ -52,11 +52,17 @@ class Sample:
     vae: str | None = None
     device: str = "auto"
 
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.batch < 1:
+            raise ValueError(f"count and batch are at least 1: got {self.count}, {self.batch}")
+        if self.out.suffix != ".npz" and self.out.is_file():
+            raise ValueError(
+                f"--out {self.out} is a file: give a folder, or a name that ends in .npz"
+            )
+
     def run(self) -> None:
         """Write the samples of this process; the first process adds a grid and a description."""
         with joined(self.device) as device:
-            if self.count < 1 or self.batch < 1:
-                raise ValueError(f"count and batch are at least 1: got {self.count}, {self.batch}")
             model = load(self.model, device)
             labels = choose_labels(self.labels, self.count, model.num_classes, self.seed)
             times = walk_times(self.steps, self.t_mid)
@@ -151,7 +157,9 @@ def choose_labels(rule: str, count: int, num_classes: int, seed: int) -> torch.T
             f"--labels is random, balanced or a list such as 3,3,7: got {rule!r}"
         ) from error
     if given.min() < 0 or given.max() > num_classes:
-        raise ValueError(f"--labels must be 0 ... {num_classes - 1}: got {rule}")
+        raise ValueError(
+            f"--labels must be 0 ... {num_classes - 1}, or {num_classes} for none: got {rule}"
+        )
     return given[torch.arange(count) % len(given)]
 
 

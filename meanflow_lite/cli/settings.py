@@ -21,8 +21,11 @@ class Settings:
     """Everything that decides what a run learns. Any field can be changed on the command line.
 
     Attributes:
-        network: size of the DiT, a name in `meanflow_lite.networks.presets.PRESETS`.
-        objective: training method, a name in `meanflow_lite.objectives.OBJECTIVES`.
+        network: size of the DiT. ImageNet latents: B/4, B/2, M/2, L/2, XL/2. Digits: digits-XS,
+            digits-S, digits-M, digits-L. For tests and chapter 12: crops, tiny.
+        objective: training method: flow_matching, meanflow, improved_meanflow, alphaflow,
+            splitmeanflow, shortcut, consistency, terminal_velocity, drifting,
+            progressive_distillation, adversarial_distillation.
         epochs: passes over the data.
         steps: optimizer steps; None: as many as `epochs` make.
         batch: images of one optimizer step, over all processes and micro-batches.
@@ -45,6 +48,8 @@ class Settings:
         plain_epochs: first epochs without guidance, for runs that start from a SiT checkpoint.
         latent_scale: factor on latents, from a cache only.
         bf16: run the network in bfloat16 (autocast).
+        tf32: multiply float32 matrices in TF32 on a GPU: several times as fast, ten bits of
+            mantissa. Off, so that float32 means float32. Of no use with `--bf16 True`.
         compile: compile the step with `torch.compile`.
         checkpoint: store fewer activations, compute them twice.
         seed: of every draw; the same seed gives the same run.
@@ -74,6 +79,7 @@ class Settings:
     plain_epochs: float = 0.0
     latent_scale: float = 0.18215
     bf16: bool = False
+    tf32: bool = False
     compile: bool = False
     checkpoint: bool = False
     seed: int = 0
@@ -86,8 +92,15 @@ class Settings:
                 )
         if not self.epochs > 0:
             raise ValueError(f"epochs must be positive: got {self.epochs}")
-        if self.batch < 1 or (self.steps is not None and self.steps < 1):
-            raise ValueError(f"batch and steps are at least 1: got {self.batch}, {self.steps}")
+        for name in ("batch", "steps", "accumulate"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1: got {value}")
+        if not (self.c >= 0 and self.latent_scale > 0):
+            raise ValueError(
+                "c must not be negative and latent_scale must be positive: got "
+                f"{self.c} and {self.latent_scale}"
+            )
         if not 0 <= self.plain_epochs <= self.epochs:
             raise ValueError(
                 f"plain_epochs is a part of the {self.epochs:g} epochs: got {self.plain_epochs}"

@@ -8,7 +8,7 @@ import shlex
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 import tyro
@@ -19,7 +19,7 @@ from meanflow_lite.cli.cost import forward_macs, passes, peak_flops
 from meanflow_lite.cli.data import DIGITS, Data, open_data
 from meanflow_lite.cli.images import save_grid
 from meanflow_lite.cli.model import Model, load, walk_times, write_info, write_weights
-from meanflow_lite.cli.processes import joined
+from meanflow_lite.cli.processes import joined, set_tf32
 from meanflow_lite.cli.settings import PRESETS, Settings
 from meanflow_lite.networks.dit import DiT
 from meanflow_lite.networks.presets import PRESETS as NETWORKS
@@ -27,8 +27,11 @@ from meanflow_lite.networks.sit import from_sit
 from meanflow_lite.objectives import trained
 from meanflow_lite.training import Record, Trainer, checkpoints
 from meanflow_lite.training.checkpoint import check_shapes, versions
-from meanflow_lite.training.fit import fit, start
+from meanflow_lite.training.fit import Stopped, fit, start
 from meanflow_lite.training.logs import Logger
+
+if TYPE_CHECKING:
+    from meanflow_lite.data.latents import Vae
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Train:
 
     On several GPUs: `torchrun --nproc-per-node 8 -m meanflow_lite train --preset b2 --data DIR`.
     The run folder gets run.json, log.jsonl, tensorboard/, checkpoints/, grids/ and, at the end,
-    model.safetensors.
+    model.safetensors. Stopped by Ctrl-C or SIGTERM, it saves first; the same command goes on.
 
     Attributes:
         preset: the settings to start from; all others below have its values as defaults.
@@ -47,7 +50,7 @@ class Train:
             refuses a folder that has checkpoints.
         init_from: weights to start from: a SiT checkpoint file, or the folder of another run.
         teacher: folder of the run that teaches, for the distillation objectives.
-        device: `auto` takes a GPU where there is one.
+        device: `cpu`, `cuda`, or `auto`: a GPU where there is one.
         log_every: steps between two lines of the log.
         save_every: steps between two checkpoints.
         keep: number of checkpoints kept.
@@ -76,6 +79,10 @@ class Train:
         for name in ("log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.grid_every < 0:
+            raise ValueError("--grid-every must not be negative; 0 draws no grids")
+        if self.out is not None and self.out.is_file():
+            raise ValueError(f"--out {self.out} is a file: give the folder of the run")
 
     def run(self) -> None:
         """Train, resume and sample grids."""
@@ -84,7 +91,9 @@ class Train:
 
     def _run(self, device: torch.device) -> None:
         out = self.out or Path("runs") / self.preset
+        set_tf32(device, self.settings.tf32)
         data = open_data(self.data, self.settings.latent_scale)
+        decoder = self._decoder(data, device)
         trainer = self._trainer(data, device)
         if self.resume == "never" and checkpoints(out / "checkpoints"):
             raise ValueError(
@@ -104,22 +113,35 @@ class Train:
             out,
             self.log_every,
             flops,
-            peak_flops(device, trainer.world, self.settings.bf16),
+            peak_flops(device, trainer.world, self.settings),
         )
 
         def on_step(record: Record) -> None:
             logger(record)
             if trainer.rank == 0 and self.grid_every and record.step % self.grid_every == 0:
                 model = Model(trained(trainer.averages[0].net, trainer.objective.domain), info)
-                _draw_grid(model, out / "grids" / f"step-{record.step:08d}.png", self.vae)
+                _draw_grid(model, out / "grids" / f"step-{record.step:08d}.png", decoder)
 
         try:
             fit(trainer, out / "checkpoints", identity, self.save_every, self.keep, on_step)
+        except Stopped:
+            logger.say(f"stopped and saved at step {trainer.step}: the same command goes on there")
+            raise
         finally:
             logger.close()
         if trainer.rank == 0:
             write_weights(out, trainer.field)
             print(f"done. Next: meanflow-lite sample --model {out}", file=sys.stderr)
+
+    def _decoder(self, data: Data, device: torch.device) -> Vae | None:
+        """That of the grids, loaded before training: a wrong name should not wait for a grid."""
+        if self.vae is None:
+            return None
+        if data.vae is None:
+            raise ValueError(f"--vae decodes latents, and --data {self.data} has images")
+        from meanflow_lite.data.latents import Vae
+
+        return Vae(self.vae, device)
 
     def _trainer(self, data: Data, device: torch.device) -> Trainer:
         torch.manual_seed(self.settings.seed)  # the initial weights
@@ -136,7 +158,8 @@ class Train:
         wanted = (config.channels, config.image_size, config.image_size)
         if data.shape != wanted:
             raise ValueError(
-                f"the data is {data.shape} an image but --network {self.settings.network} takes "
+                f"--data {self.data} is {data.shape} an image but --network "
+                f"{self.settings.network} takes "
                 f"{wanted}: choose another --network or --preset, or other --data"
             )
         if self.init_from is None:
@@ -190,13 +213,17 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return stored
 
 
-def _draw_grid(model: Model, path: Path, vae: str | None) -> None:
+def _draw_grid(model: Model, path: Path, vae: Vae | None) -> None:
     """Samples of up to ten classes from the same noise every time."""
     shown = min(10, model.num_classes)
     labels = torch.tensor([k for k in range(shown) for _ in range(8)])
     instant = model.info["domain"]["name"] == "instant"
     z = model.latents(model.noise(range(len(labels))), labels, walk_times(25 if instant else 1))
-    save_grid(model.decode(z, vae) if vae or model.info["vae"] is None else z[:, :3], path, 8)
+    if vae is not None:
+        images = vae.decode(z / model.info["settings"]["latent_scale"]).cpu()
+    else:
+        images = model.decode(z) if model.info["vae"] is None else z[:, :3]
+    save_grid(images, path, 8)
 
 
 def _summary(trainer: Trainer, info: dict, out: Path, found: Path | None) -> str:

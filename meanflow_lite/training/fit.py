@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +14,12 @@ import torch.distributed as dist
 from meanflow_lite.training.checkpoint import load_checkpoint, save_checkpoint
 from meanflow_lite.training.loop import Record, Trainer
 
+#: Seconds after which a second Ctrl-C is one: torchrun repeats the one that a terminal sends.
+PATIENCE = 2.0
+
 
 class Stopped(SystemExit):
-    """The run was asked to stop (SIGTERM, as a cluster sends it) and has saved its state."""
+    """The run was asked to stop (SIGTERM from a cluster, or Ctrl-C) and has saved its state."""
 
 
 def fit(
@@ -32,20 +36,21 @@ def fit(
     once: its teacher exists nowhere else.
 
     Raises:
-        Stopped: after SIGTERM, with exit code 0, once a checkpoint is written.
+        Stopped: after SIGTERM, with exit code 0, or Ctrl-C, with 130, once a checkpoint is
+            written. A second Ctrl-C interrupts at once.
         CheckpointError: if a checkpoint cannot be written.
     """
     stage = trainer.stage
-    with _on_sigterm() as asked:
+    with _on_signals() as asked:
         for record in trainer.run():
             on_step(record)
-            stop = _any(trainer, asked())
+            stop = _agreed(trainer, asked())
             ended = trainer.step == trainer.config.steps
             if stop or ended or trainer.stage != stage or trainer.step % save_every == 0:
                 save_checkpoint(trainer, folder, run, keep)
                 stage = trainer.stage
             if stop and not ended:
-                raise Stopped(0)
+                raise Stopped(0 if stop == signal.SIGTERM else 128 + stop)
 
 
 def start(trainer: Trainer, folder: Path | str, run: Mapping[str, object]) -> Path | None:
@@ -62,20 +67,28 @@ def start(trainer: Trainer, folder: Path | str, run: Mapping[str, object]) -> Pa
     return path
 
 
-def _any(trainer: Trainer, flag: bool) -> bool:
-    """Whether any process was asked to stop: all of them then stop at the same step."""
+def _agreed(trainer: Trainer, asked: int) -> int:
+    """The signal by which any process was asked to stop, 0 for none: all stop at one step."""
     if trainer.world == 1:
-        return flag
-    votes = torch.tensor(float(flag), device=trainer.device)
-    dist.all_reduce(votes)
-    return bool(votes > 0)
+        return asked
+    votes = torch.tensor(asked, device=trainer.device)
+    dist.all_reduce(votes, dist.ReduceOp.MAX)
+    return int(votes)
 
 
 @contextmanager
-def _on_sigterm() -> Iterator[Callable[[], bool]]:
-    received = []
-    before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+def _on_signals() -> Iterator[Callable[[], int]]:
+    received: dict[int, float] = {}
+
+    def note(number: int, _: object) -> None:
+        now = time.monotonic()
+        if number == signal.SIGINT and now - received.get(number, now) > PATIENCE:
+            raise KeyboardInterrupt
+        received.setdefault(number, now)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: bool(received)
+        yield lambda: max(received, default=0)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -82,6 +82,12 @@ class Logger:
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
         self.path.write_text("".join(line + "\n" for line in kept))
 
+    def say(self, text: str) -> None:
+        """One line below the bar, from the first process."""
+        if not self.quiet:
+            self.bar.close()
+            print(text, file=sys.stderr)
+
     def close(self) -> None:
         """End the bar and write what is buffered."""
         self.bar.close()

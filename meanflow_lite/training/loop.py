@@ -46,11 +46,16 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}")
+        least = {"steps": 1, "batch": 1, "accumulate": 1, "warmup": 0, "seed": 0}
+        for name, limit in least.items():
+            if getattr(self, name) < limit:
+                raise ValueError(f"{name} must be at least {limit}: got {getattr(self, name)}")
         if not self.lr > 0:
             raise ValueError(f"lr must be positive: got {self.lr}")
+        if not all(0 <= rate < 1 for rate in self.betas):
+            raise ValueError(f"betas are two rates in [0, 1): got {self.betas}")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip must be positive, or None for no clipping: got {self.clip}")
         if not 0 <= self.cooldown <= 1:
             raise ValueError(f"cooldown is a share of the run in [0, 1]: got {self.cooldown}")
         if not self.ema:
