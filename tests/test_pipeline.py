@@ -18,11 +18,13 @@ def run(*arguments) -> None:
 
 def pipeline(folder, monkeypatch, capsys, crops, size, steps, vae_steps) -> list[dict]:
     """Crops, a VAE, encode, damage and verify, train, sample, decode, compare."""
-    config = DiTConfig(image_size=size // 8, width=64, depth=3, heads=4, num_classes=2)
+    side = size // 8
+    patch = max(2, side // 8)  # 64 tokens at 256 pixels
+    config = DiTConfig(side, patch_size=patch, width=64, depth=3, heads=4, num_classes=2)
     monkeypatch.setitem(NETWORKS, "test", config)
     images, vae, cache = folder / "images", folder / "vae", folder / "latents"
     write_crops(images, crops, size)
-    write_small_vae(vae, ImageFolder.open(images), min(size, 64), vae_steps)  # convolutional
+    write_small_vae(vae, ImageFolder.open(images), min(size, 64), vae_steps, width=8)
     run("encode", images, "--out", cache, "--vae", vae, "--size", size, "--shard", 16)
     shard = cache / "shard-00001.npy"
     good = shard.read_bytes()
@@ -41,7 +43,7 @@ def pipeline(folder, monkeypatch, capsys, crops, size, steps, vae_steps) -> list
         "--out",
         folder / "run",
         "--batch",
-        16,
+        8,
         "--steps",
         steps,
         "--lr",
