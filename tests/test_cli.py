@@ -299,8 +299,19 @@ def test_mistakes_end_with_one_line_that_helps(name, small_run, tmp_path, capsys
     with pytest.raises(SystemExit) as stop:
         run(*[a.replace("RUN", str(small_run)) for a in arguments])
     assert stop.value.code == 2
-    error = capsys.readouterr().err
+    error = " ".join(capsys.readouterr().err.replace("│", " ").split())  # a long path wraps the line
     assert message in error and "Traceback" not in error
+
+
+def test_inception_without_a_network_says_which_file(tmp_path, monkeypatch, capsys):
+    def offline(weights, device):
+        raise OSError("no network")
+
+    monkeypatch.setattr("meanflow_lite.cli.fid.inception", offline)
+    with pytest.raises(SystemExit):
+        run("fid", "--samples", tmp_path, "--features", "inception")
+    error = capsys.readouterr().err
+    assert "(no network)" in error and "--inception-weights FILE" in error
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

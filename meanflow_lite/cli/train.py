@@ -160,7 +160,8 @@ class Train:
             raise ValueError(
                 f"--data {self.data} is {data.shape} an image but --network "
                 f"{self.settings.network} takes "
-                f"{wanted}: choose another --network or --preset, or other --data"
+                f"{wanted}: choose another --network or --preset, or other --data (latents come "
+                "from `meanflow-lite encode`)"
             )
         if self.init_from is None:
             return self.settings.make_network(data.num_classes)
