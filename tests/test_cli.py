@@ -299,7 +299,7 @@ def test_mistakes_end_with_one_line_that_helps(name, small_run, tmp_path, capsys
     with pytest.raises(SystemExit) as stop:
         run(*[a.replace("RUN", str(small_run)) for a in arguments])
     assert stop.value.code == 2
-    error = " ".join(capsys.readouterr().err.replace("│", " ").split())  # a long path wraps the line
+    error = " ".join(capsys.readouterr().err.replace("│", " ").split())  # long paths wrap
     assert message in error and "Traceback" not in error
 
 

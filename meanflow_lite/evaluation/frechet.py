@@ -36,7 +36,7 @@ def moments(features: Float[Tensor, " n d"]) -> Moments:
     return accumulate([features])
 
 
-def accumulate(batches: Iterable[Float[Tensor, " b d"]]) -> Moments:
+def accumulate(batches: Iterable[Float[Tensor, " _ d"]]) -> Moments:
     """Moments of features that come in batches, without keeping them.
 
     Raises:
