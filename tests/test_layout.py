@@ -76,6 +76,27 @@ def test_files_can_be_read_in_one_sitting():
     assert not list(PACKAGE.rglob("utils.py"))
 
 
+def code_lines(source: str) -> int:
+    """Lines that hold code: no blank one, no comment, no docstring."""
+    inside = set()
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            inside |= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
+    lines = enumerate(source.splitlines(), 1)
+    return sum(bool(ln.strip()) and ln.strip()[0] != "#" and n not in inside for n, ln in lines)
+
+
+def test_an_objective_is_at_most_eighty_lines_of_code():
+    from meanflow_lite.objectives import OBJECTIVES
+
+    files = {name: PACKAGE / "objectives" / f"{name}.py" for name in OBJECTIVES}
+    lengths = {name: code_lines(path.read_text("utf-8")) for name, path in files.items()}
+    assert max(lengths.values()) <= 80, lengths
+    assert code_lines('"""Two\nlines."""\n\n# and none\nx = 1\ny = """kept\nkept"""\n') == 3
+
+
 def requirements() -> dict[str, list[str]]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     return {"": project["dependencies"], **project["optional-dependencies"]}
