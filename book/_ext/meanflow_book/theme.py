@@ -30,7 +30,7 @@ def drop_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], *
 
 
 def keep_numbers(app: Sphinx, doctree: nodes.document) -> None:
-    r"""Sphinx puts a formula of several lines into ``split``, which has no room for its ``\\tag``."""
+    r"""Sphinx puts a formula of several lines into ``split``, which has no room for ``\\tag``."""
     for formula in doctree.findall(nodes.math_block):
         text = formula.astext()
         if r"\\" in text and r"\tag" in text:
@@ -41,7 +41,7 @@ def keep_numbers(app: Sphinx, doctree: nodes.document) -> None:
 def list_of_entries(
     app: Sphinx, page: str, template: str, context: dict[str, Any], *rest: Any
 ) -> None:
-    """docutils calls citations a list, whose children would have to be list items; they are not."""
+    """Citations are a list to docutils, but their entries are no list items."""
     if body := context.get("body"):
         context["body"] = body.replace('role="list" class="citation-list"', 'class="citation-list"')
 
