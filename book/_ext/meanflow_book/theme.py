@@ -30,7 +30,7 @@ def drop_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], *
 
 
 def keep_numbers(app: Sphinx, doctree: nodes.document) -> None:
-    r"""Sphinx puts a formula of several lines into ``split``, which has no room for ``\\tag``."""
+    r"""Sphinx puts a formula of several lines into ``split``, which has no room for ``\tag``."""
     for formula in doctree.findall(nodes.math_block):
         text = formula.astext()
         if r"\\" in text and r"\tag" in text:
