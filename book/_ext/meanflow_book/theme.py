@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import yaml
 from docutils import nodes
 from sphinx.application import Sphinx
 
 
 def launch_buttons(app: Sphinx, config: Any) -> None:
-    """Buttons that open a page in Colab, only when there is an address to open."""
-    options = config.html_theme_options
-    if options.get("repository_url"):
-        options["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
-        options["use_repository_button"] = True
-    else:
-        options.pop("launch_buttons", None)
+    """Buttons that open a page in Colab, only when there is an address to open.
+
+    Jupyter Book would hand the address to the theme, had `_config.yml` no theme options of its own.
+    """
+    setting = yaml.safe_load((Path(app.confdir) / "_config.yml").read_text("utf-8"))["repository"]
+    if setting["url"]:
+        config.html_theme_options |= {
+            "repository_url": setting["url"],
+            "repository_branch": setting["branch"],
+            "launch_buttons": {"colab_url": "https://colab.research.google.com"},
+            "use_repository_button": True,
+        }
 
 
 def drop_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], *rest: Any) -> None:
