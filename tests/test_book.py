@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -252,14 +253,19 @@ def test_the_index_lists_the_pages_that_use_a_term(tmp_path):
 class Config:
     """What Sphinx hands to a listener, as far as it is used."""
 
-    def __init__(self, **options: str | dict[str, str]) -> None:
+    def __init__(self, **options: str) -> None:
         self.html_theme_options = options
 
 
-def test_buttons_appear_with_an_address_and_only_then():
-    without = Config(launch_buttons={"binderhub_url": "https://x"})
-    theme.launch_buttons(None, without)
-    assert "launch_buttons" not in without.html_theme_options
-    with_address = Config(repository_url="https://github.com/a/b")
-    theme.launch_buttons(None, with_address)
-    assert "colab_url" in with_address.html_theme_options["launch_buttons"]
+def test_buttons_appear_with_an_address_and_only_then(tmp_path):
+    def options(url: str) -> dict:
+        setting = {"repository": {"url": url, "branch": "main"}}
+        (tmp_path / "_config.yml").write_text(yaml.safe_dump(setting), "utf-8")
+        config = Config(search_bar_text="kept")
+        theme.launch_buttons(SimpleNamespace(confdir=tmp_path), config)
+        return config.html_theme_options
+
+    assert options("") == {"search_bar_text": "kept"}
+    found = options("https://github.com/a/b")
+    assert "colab_url" in found["launch_buttons"] and found["search_bar_text"] == "kept"
+    assert found["repository_url"] == "https://github.com/a/b"

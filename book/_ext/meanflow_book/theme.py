@@ -15,8 +15,9 @@ def launch_buttons(app: Sphinx, config: Any) -> None:
 
     Jupyter Book would hand the address to the theme, had `_config.yml` no theme options of its own.
     """
-    setting = yaml.safe_load((Path(app.confdir) / "_config.yml").read_text("utf-8"))["repository"]
-    if setting["url"]:
+    book = Path(app.confdir) / "_config.yml"
+    setting = yaml.safe_load(book.read_text("utf-8"))["repository"] if book.exists() else {}
+    if setting.get("url"):
         config.html_theme_options |= {
             "repository_url": setting["url"],
             "repository_branch": setting["branch"],
