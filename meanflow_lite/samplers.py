@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from meanflow_lite.domains import TO_DATA, domain_of
 from meanflow_lite.fields import Field
-from meanflow_lite.objectives.base import TO_DATA, domain_of
 from meanflow_lite.paths import interpolate
 
 Times = Sequence[float | int]

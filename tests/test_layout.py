@@ -12,13 +12,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "meanflow_lite"
 ORDER = [
     "paths",
+    "domains",
     "fields",
     "conventions",
     "identity",
     "guidance",
     "losses",
-    "objectives",
     "samplers",
+    "objectives",
     "networks",
     "data",
     "training",

@@ -13,13 +13,14 @@ from meanflow_book.chapters import ROOT
 # In the order of the package: a module imports only what stands above it.
 PACKAGE = [
     "paths",
+    "domains",
     "fields",
     "conventions",
     "identity",
     "guidance",
     "losses",
-    "objectives",
     "samplers",
+    "objectives",
     "networks",
     "data",
     "training",
