@@ -15,7 +15,13 @@ from meanflow_lite.data.toys import gaussian, mixture_a, product
 from meanflow_lite.evaluation.fixed_point import PushedMap, gradient_at
 from meanflow_lite.fields import GaussianMixture, Guided, instantaneous
 from meanflow_lite.guidance import Guidance
-from meanflow_lite.identity import TANGENTS, finite_difference, total_derivative
+from meanflow_lite.identity import (
+    TANGENTS,
+    end_derivative,
+    finite_difference,
+    total_derivative,
+)
+from meanflow_lite.losses import squared_error
 from meanflow_lite.notebook.bugs import CATALOG, EulerMap
 from meanflow_lite.objectives import (
     CONDITIONAL,
@@ -25,6 +31,7 @@ from meanflow_lite.objectives import (
     Consistency,
     FlowMatching,
     ImprovedMeanFlow,
+    LagrangianSelfDistillation,
     MeanFlow,
     Shortcut,
     SplitMeanFlow,
@@ -59,7 +66,21 @@ AT_REST = {
     "terminal velocity": TerminalVelocity(),
     "terminal velocity, detached derivative": TerminalVelocity(through_derivative=False),
     "consistency, continuous": Consistency(steps=None),
+    "lagrangian self-distillation": LagrangianSelfDistillation(),
+    "lagrangian, gradient into the target": LagrangianSelfDistillation(stop_gradient=False),
 }
+
+
+class _EulerianSign(LagrangianSelfDistillation):
+    """u + (t - r) du/dr: the sign that the Eulerian rule has in front of its derivative."""
+
+    def jump_error(self, u, rows):
+        z, gap = rows.z, bcast(rows.t - rows.r, rows.z)
+        value, slope = end_derivative(u, z, rows.r, rows.t, rows.y)
+        target = u(z - gap * value, rows.r, rows.r, rows.y).detach()
+        return squared_error(value + gap * slope, target)
+
+
 NOT_AT_REST = {
     **{
         f"meanflow, tangent {name}": replace(
@@ -70,6 +91,7 @@ NOT_AT_REST = {
     "meanflow, missing stop-gradient": replace(MEANFLOW, stop_gradient=False),
     "splitmeanflow, weights swapped": CATALOG["splitmeanflow: weights swapped"].broken,
     "terminal velocity, wrong sign": CATALOG["terminal velocity: sign"].broken,
+    "lagrangian, wrong sign": _EulerianSign(),
     "meanflow, wrong sign": CATALOG["wrong sign"].broken,
     "consistency, eight steps": Consistency(Doubling(8, 8), Uniform()),
     "alphaflow at alpha = 1/2": AlphaFlow(Constant(0.5), p=0.0),

@@ -17,6 +17,7 @@ from meanflow_lite.objectives import (
     AlphaFlow,
     Consistency,
     ImprovedMeanFlow,
+    LagrangianSelfDistillation,
     MeanFlow,
     ProgressiveDistillation,
     Shortcut,
@@ -198,6 +199,49 @@ def test_the_terminal_term_vanishes_on_exact_u(float64):
     assert objective.terminal_error(data.average, draw, context(data.average)).max() < 1e-12
     wrong = instantaneous(data.velocity)
     assert objective.terminal_error(wrong, draw, context(wrong)).mean() > 0.1
+
+
+@pytest.mark.parametrize("data", [gaussian(), product()], ids=["1-D", "2-D"])
+def test_the_lagrangian_term_vanishes_on_every_flow_map_and_only_plain_rows_choose(float64, data):
+    """Exactly, row by row; a constant field is the flow map of a constant velocity."""
+    objective = LagrangianSelfDistillation(p_equal=0.5)
+    draw = objective.draw(batch(data), None, context())
+    plain, jump = draw.split()
+
+    def constant(z, r, t, y=None):
+        return torch.full_like(z, 0.7)
+
+    for u in (data.average, constant):
+        assert objective.jump_error(u, jump).max() < 1e-12
+    assert objective.jump_error(instantaneous(data.velocity), jump).mean() > 0.1
+    exact, other = (
+        objective(u, plain, context()).per_sample.mean() for u in (data.average, constant)
+    )
+    assert other > exact + 1
+
+
+def test_terminal_velocity_matching_is_the_lagrangian_rule_with_an_average_as_target(net):
+    lagrangian, terminal = LagrangianSelfDistillation(), TerminalVelocity()
+    draw = terminal.draw(batch(), None, context())
+    found = lagrangian.jump_error(net, draw)
+    torch.testing.assert_close(found, terminal.terminal_error(net, draw, context(net)))
+    gradients = [
+        torch.autograd.grad(error.mean(), net.last.weight)[0]
+        for error in (found, terminal.terminal_error(net, draw, context(net)))
+    ]
+    torch.testing.assert_close(*gradients)
+    other = MLP(2, 16, 2)
+    assert (terminal.terminal_error(net, draw, context(other)) - found).abs().max() > 0.1
+    free = replace(lagrangian, stop_gradient=False).jump_error(net, draw)
+    torch.testing.assert_close(free, lagrangian.jump_error(net, draw))
+    through = torch.autograd.grad(free.mean(), net.last.weight)[0]
+    assert (through - gradients[0]).norm() > 0.1 * gradients[0].norm()
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
+def test_lagrangian_self_distillation_needs_rows_that_see_the_data(share):
+    with pytest.raises(ValueError, match="p_equal"):
+        LagrangianSelfDistillation(p_equal=share)
 
 
 def test_the_gradient_through_the_end_derivative_agrees_with_finite_differences(net):

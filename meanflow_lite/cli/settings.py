@@ -24,8 +24,8 @@ class Settings:
         network: size of the DiT. ImageNet latents: B/4, B/2, M/2, L/2, XL/2. Digits: digits-XS,
             digits-S, digits-M, digits-L. For tests and chapter 12: crops, tiny.
         objective: training method: flow_matching, meanflow, improved_meanflow, alphaflow,
-            splitmeanflow, shortcut, consistency, terminal_velocity, drifting,
-            progressive_distillation, adversarial_distillation.
+            splitmeanflow, shortcut, consistency, terminal_velocity, lagrangian,
+            drifting, progressive_distillation, adversarial_distillation.
         epochs: passes over the data.
         steps: optimizer steps; None: as many as `epochs` make.
         batch: images of one optimizer step, over all processes and micro-batches.

@@ -23,6 +23,7 @@ from meanflow_lite.objectives.consistency import Consistency
 from meanflow_lite.objectives.drifting import Drifting
 from meanflow_lite.objectives.flow_matching import FlowMatching
 from meanflow_lite.objectives.improved_meanflow import ImprovedMeanFlow
+from meanflow_lite.objectives.lagrangian import LagrangianSelfDistillation
 from meanflow_lite.objectives.meanflow import MeanFlow
 from meanflow_lite.objectives.progressive_distillation import ProgressiveDistillation
 from meanflow_lite.objectives.shortcut import Shortcut
@@ -39,6 +40,7 @@ OBJECTIVES: dict[str, type] = {
     "shortcut": Shortcut,
     "consistency": Consistency,
     "terminal_velocity": TerminalVelocity,
+    "lagrangian": LagrangianSelfDistillation,
     "drifting": Drifting,
     "progressive_distillation": ProgressiveDistillation,
     "adversarial_distillation": AdversarialDistillation,
@@ -50,6 +52,7 @@ __all__ = [
     "Consistency",
     "Drifting",
     "ImprovedMeanFlow",
+    "LagrangianSelfDistillation",
     "ProgressiveDistillation",
     "Shortcut",
     "SplitMeanFlow",
