@@ -29,11 +29,11 @@ from statistics import median
 import torch
 from harness import RESULTS, Cell, rounded, run_cells
 
-from meanflow_lite.cli.data import open_data
-from meanflow_lite.cli.model import WEIGHTS, Model, load, write_info
-from meanflow_lite.cli.settings import PRESETS
 from meanflow_lite.evaluation.digits import judge
 from meanflow_lite.objectives import trained
+from meanflow_lite.runs.data import open_data
+from meanflow_lite.runs.model import WEIGHTS, Model, load, write_info
+from meanflow_lite.runs.settings import PRESETS
 from meanflow_lite.samplers import Times, uniform_times
 from meanflow_lite.training import Trainer
 

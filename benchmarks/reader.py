@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from harness import RESULTS, environment, write
 
-from meanflow_lite.cli.cost import PEAKS, forward_macs, passes
-from meanflow_lite.cli.settings import PRESETS
 from meanflow_lite.data.latents import LatentCache
 from meanflow_lite.networks.presets import PRESETS as NETWORKS
+from meanflow_lite.runs.cost import PEAKS, forward_macs, passes
+from meanflow_lite.runs.settings import PRESETS
 
 BATCH, PROCESSES, MFU = 256, 8, 0.35
 

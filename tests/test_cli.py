@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +17,6 @@ from test_sit import SiT
 from torch.utils.flop_counter import FlopCounterMode
 
 from meanflow_lite import cli, notebook
-from meanflow_lite.cli import cost
-from meanflow_lite.cli.sample import choose_labels
-from meanflow_lite.cli.settings import PRESETS, Settings
 from meanflow_lite.data.batches import FromTensors
 from meanflow_lite.guidance import Guidance
 from meanflow_lite.networks.presets import PRESETS as NETWORKS
@@ -25,6 +24,9 @@ from meanflow_lite.networks.presets import build
 from meanflow_lite.networks.sit import from_sit
 from meanflow_lite.objectives import OBJECTIVES, FlowMatching
 from meanflow_lite.objectives.phases import Phases
+from meanflow_lite.runs import Model, cost, load
+from meanflow_lite.runs.samples import choose_labels
+from meanflow_lite.runs.settings import PRESETS, Settings
 from meanflow_lite.training import TrainConfig, Trainer
 
 PUBLISHED = notebook.__path__[0] + "/published.yml"
@@ -63,8 +65,8 @@ def test_presets_hold_the_published_settings(preset):
         "label_dropout": s.label_dropout,
         "latent_scale": s.latent_scale,
         "embedding": "(" + ", ".join(name.replace("-", " - ") for name in net.times) + ")",
-        "vae": cli.COMMANDS["encode"](Path("images")).vae.split("/")[-1],
-        "horizontal_flip": cli.COMMANDS["encode"](Path("images")).flip,
+        "vae": cli.COMMANDS["encode"].load()(Path("images")).vae.split("/")[-1],
+        "horizontal_flip": cli.COMMANDS["encode"].load()(Path("images")).flip,
         "time_law": f"logit-normal({s.time_mean}, {s.time_std}), two draws, swapped so that r <= t",
     }
     scale = s.guidance(1000).effective_scale
@@ -119,7 +121,7 @@ def test_a_run_starts_from_a_sit_checkpoint_and_never_from_code(tmp_path, monkey
     torch.save({"ema": sit.state_dict(), "args": None}, "sit.pt")
     options = [*TINY, "--init-from", "sit.pt", "--plain-epochs", 100.0, "--lr", 1e-12]
     run("train", "--out", "run", *options, "--steps", 1)
-    ours, copied = cli.load("run").net, from_sit(sit.state_dict(), NETWORKS["digits-XS"])
+    ours, copied = load("run").net, from_sit(sit.state_dict(), NETWORKS["digits-XS"])
     z, t, y = torch.randn(4, 1, 8, 8), torch.rand(4), torch.arange(4)
     torch.testing.assert_close(ours(z, t, t, y), copied(z, t, t, y), atol=1e-5, rtol=1e-5)
     assert copied(z, t, t, y).abs().max() > 1e-2
@@ -144,7 +146,7 @@ def test_train_sample_fid_and_load(tmp_path, capsys):
     info = json.loads((out / "run.json").read_text())
     assert info["settings"]["network"] == "digits-XS" and info["versions"]["torch"]
 
-    model = cli.load(out)
+    model = load(out)
     images = model.sample(labels=[3, 1, 4], steps=1)
     assert images.shape == (3, 1, 8, 8) and images.abs().max() <= 1
     for batch, name in ((5, "a.npz"), (64, "b.npz")):
@@ -201,7 +203,7 @@ def test_two_processes_sample_the_images_of_one(tmp_path, small_run):
 
 
 def test_noise_is_the_same_bits_in_any_company():
-    model = cli.Model(build("digits-XS"), {"num_classes": 10, "shape": [1, 8, 8], "vae": None})
+    model = Model(build("digits-XS"), {"num_classes": 10, "shape": [1, 8, 8], "vae": None})
     whole = model.noise(range(20), seed=5)
     assert torch.equal(torch.cat([model.noise([i], 5) for i in range(20)]), whole)
     assert not torch.equal(model.noise(range(20), 6), whole)
@@ -230,7 +232,7 @@ def test_resume_goes_on_and_ends_with_the_same_bits(tmp_path, capfd, number, cod
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 30 + code
     assert "stopped and saved at step 4: the same command goes on there" in capfd.readouterr().err
     assert [p.name for p in (b / "checkpoints").iterdir()] == ["step-00000004"]
-    assert cli.load(b).sample([1]).shape == (1, 1, 8, 8)
+    assert load(b).sample([1]).shape == (1, 1, 8, 8)
     run("train", "--out", b, *TINY, "--steps", 6)
     first, second = (load_file(p / "model.safetensors") for p in (a, b))
     assert all(torch.equal(first[k], second[k]) for k in first)
@@ -323,6 +325,35 @@ def test_help_says_what_each_option_does(command, capsys):
     assert len(printed) > 200
     if "--network" in printed:
         assert all(name in printed for name in (*NETWORKS, *OBJECTIVES))
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_lists_the_commands_and_loads_nothing_that_computes(arguments):
+    """Without arguments it is shown as well; importing torch alone would take seconds."""
+    code = "import sys; from meanflow_lite.cli import main\ntry: main(sys.argv[1:])\n"
+    code += "finally: assert not {'torch', 'numpy', 'timm'} & sys.modules.keys()"
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    for name, command in cli.COMMANDS.items():
+        assert f"  {name} " in ran.stdout and command.summary in ran.stdout
+        about = " ".join(command.load().__doc__.split())
+        assert about.startswith(command.summary.removesuffix("."))
+
+
+def test_an_unknown_command_is_answered_by_the_list(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("trian")
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: there is no command 'trian'\n") and "  train " in printed
+
+
+def test_the_last_preset_counts_and_a_switch_needs_no_value():
+    parsed = cli.parse(["cost", "--preset", "b2", "--bf16", "--preset", "xl2", "--tf32", "true"])
+    assert parsed.settings == replace(PRESETS["xl2"], bf16=True, tf32=True)
+    assert not cli.parse(["train", "--preset=b2", "--bf16", "false", "--compile"]).settings.bf16
 
 
 def test_doctor_finds_a_working_derivative(capsys):

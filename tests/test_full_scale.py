@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from meanflow_lite import cli
-from meanflow_lite.cli import cost
 from meanflow_lite.notebook.claims import all_published
+from meanflow_lite.runs import PRESETS, cost
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -37,7 +37,7 @@ def test_every_command_of_a_page_is_one(page):
     lines = commands(PAGES[page])
     assert len(lines) >= 5 or page == "run_cards.md"
     for line in lines:
-        assert isinstance(cli.parse(line), tuple(cli.COMMANDS.values())), line
+        assert isinstance(cli.parse(line), cli.COMMANDS[line[0]].load()), line
 
 
 def test_a_command_that_is_none_is_found(capsys):
@@ -46,15 +46,15 @@ def test_a_command_that_is_none_is_found(capsys):
     assert commands("```text\nls\n```") == [] and "--preset" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("preset", [p for p in cli.PRESETS if p != "digits"])
+@pytest.mark.parametrize("preset", [p for p in PRESETS if p != "digits"])
 def test_a_card_is_what_cost_says(preset):
     text = full_scale.card(preset)
     train = cli.parse(commands(text)[0])
-    assert train.settings == replace(cli.PRESETS[preset], bf16=True, compile=True)
+    assert train.settings == replace(PRESETS[preset], bf16=True, compile=True)
     found = cost.estimate(train.settings)
     assert f"**{cost.duration(found.hours)}** in bfloat16" in text
     assert f"{found.steps:,}" in text and f"{found.rows} images" in text
-    slow = cost.estimate(cli.PRESETS[preset])
+    slow = cost.estimate(PRESETS[preset])
     assert f"{cost.duration(slow.hours)} in float32" in text
 
 
@@ -76,7 +76,7 @@ def test_plans_on_paper():
     """At a fixed batch arithmetic shrinks with the nodes and traffic does not."""
     assert full_scale.traffic("xl2", 16) < 2 * 4 * 676.5e6 < 1.1 * full_scale.traffic("xl2", 16)
     assert full_scale.traffic("xl2", 64) > full_scale.traffic("xl2", 16)
-    one, four = (cost.estimate(replace(cli.PRESETS["xl2"], bf16=True), gpus=n) for n in (8, 32))
+    one, four = (cost.estimate(replace(PRESETS["xl2"], bf16=True), gpus=n) for n in (8, 32))
     fast = full_scale.LINKS["400 Gb/s a GPU"]
     two = one.seconds_per_step / 2
     assert 1.9 < full_scale.traffic("xl2", 16) / fast / two < 2.2  # as the page says: twice

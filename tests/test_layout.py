@@ -21,9 +21,11 @@ ORDER = [
     "samplers",
     "objectives",
     "networks",
+    "files",
     "data",
     "training",
     "evaluation",
+    "runs",
     "cli",
     "notebook",
 ]

@@ -10,6 +10,7 @@ from meanflow_lite.data.crops import write_crops, write_small_vae
 from meanflow_lite.data.images import ImageFolder
 from meanflow_lite.networks.dit import DiTConfig
 from meanflow_lite.networks.presets import PRESETS as NETWORKS
+from meanflow_lite.runs import load
 
 
 def run(*arguments) -> None:
@@ -64,7 +65,7 @@ def pipeline(folder, monkeypatch, capsys, crops, size, steps, vae_steps) -> list
 
 def test_small(tmp_path, monkeypatch, capsys):
     pipeline(tmp_path, monkeypatch, capsys, crops=12, size=32, steps=4, vae_steps=2)
-    model = cli.load(tmp_path / "run")
+    model = load(tmp_path / "run")
     images = model.sample(labels=[0, 1], steps=2)
     assert images.shape == (2, 3, 32, 32) and images.abs().max() <= 1
     eps = model.noise([0, 1])

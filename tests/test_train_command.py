@@ -21,11 +21,6 @@ from test_latents import SETTINGS, FakeVae
 from test_sit import SiT
 
 from meanflow_lite import cli
-from meanflow_lite.cli import processes
-from meanflow_lite.cli.cost import passes
-from meanflow_lite.cli.images import read_images
-from meanflow_lite.cli.model import Model
-from meanflow_lite.cli.settings import PRESETS, Settings
 from meanflow_lite.cli.train import Train
 from meanflow_lite.data.batches import FromTensors
 from meanflow_lite.data.images import ImageFolder, read_image
@@ -34,6 +29,11 @@ from meanflow_lite.networks.dit import DiTConfig
 from meanflow_lite.networks.presets import PRESETS as NETWORKS
 from meanflow_lite.networks.presets import build
 from meanflow_lite.objectives import FlowMatching
+from meanflow_lite.runs import processes
+from meanflow_lite.runs.cost import passes
+from meanflow_lite.runs.images import read_images
+from meanflow_lite.runs.model import Model
+from meanflow_lite.runs.settings import PRESETS, Settings
 from meanflow_lite.training import TrainConfig, Trainer, fit
 from meanflow_lite.training.logs import Logger
 

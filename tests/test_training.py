@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 import torch
 
-from meanflow_lite.cli.settings import Settings
 from meanflow_lite.data import toys
 from meanflow_lite.data.batches import Ahead, FromDistribution, FromTensors, epoch_rows, seeded
 from meanflow_lite.networks import MLP
@@ -22,6 +21,7 @@ from meanflow_lite.objectives import (
 )
 from meanflow_lite.objectives.base import Draw, SingleStage
 from meanflow_lite.paths import Ordered, Uniform
+from meanflow_lite.runs.settings import Settings
 from meanflow_lite.training import Diverged, Ema, TrainConfig, Trainer, curve, train
 
 DATA = FromDistribution(toys.TOYS["ring"]())

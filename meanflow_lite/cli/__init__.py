@@ -1,64 +1,95 @@
-"""The command line: ``meanflow-lite`` or ``python -m meanflow_lite``, one subcommand a stage."""
+"""The command line: ``meanflow-lite`` or ``python -m meanflow_lite``, one subcommand a stage.
+
+Nothing that computes is imported before a subcommand is known, so that help comes at once.
+"""
 
 from __future__ import annotations
 
 import errno
 import sys
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any
 
 import tyro
 
-from meanflow_lite.cli.cost import Cost
-from meanflow_lite.cli.doctor import Doctor
-from meanflow_lite.cli.encode import Encode, Verify
-from meanflow_lite.cli.fid import Fid
-from meanflow_lite.cli.model import Model, load
-from meanflow_lite.cli.sample import Sample
-from meanflow_lite.cli.settings import PRESETS, Settings
-from meanflow_lite.cli.train import Train
-from meanflow_lite.training import CheckpointError, Diverged
 
-__all__ = ["PRESETS", "Model", "Settings", "load", "main", "parse"]
+@dataclass(frozen=True)
+class Command:
+    """Where a subcommand stands: imported when it is asked for."""
 
-COMMANDS: dict[str, Any] = {
-    "doctor": Doctor,
-    "encode": Encode,
-    "verify": Verify,
-    "train": Train,
-    "sample": Sample,
-    "fid": Fid,
-    "cost": Cost,
+    module: str
+    name: str
+    summary: str
+
+    def load(self) -> Any:
+        """Its class: a dataclass of its options with a method ``run``."""
+        return getattr(import_module(f"meanflow_lite.cli.{self.module}"), self.name)
+
+
+COMMANDS = {
+    "doctor": Command(
+        "doctor", "Doctor", "Show versions and devices, and try what training needs."
+    ),
+    "cost": Command("cost", "Cost", "Estimate what a training run takes, before paying for it."),
+    "encode": Command(
+        "encode", "Encode", "Encode images by a VAE, once, so that training reads latents."
+    ),
+    "verify": Command(
+        "encode",
+        "Verify",
+        "Find the damaged shards of a latent cache, and encode just those again.",
+    ),
+    "train": Command("train", "Train", "Train a network."),
+    "sample": Command("sample", "Sample", "Sample images."),
+    "fid": Command("fid", "Fid", "Compare samples with a reference."),
 }
 
 #: What a full disk, a full quota or the limit on a file's size is called.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-DESCRIPTION = """One-step image generation with MeanFlow, one command a stage.
-
-In the order of use: doctor, cost, encode, verify, train, sample, fid. Each has `--help`. To try it:
-train, sample and fid work without arguments, on scikit-learn's 8x8 digits."""
+DESCRIPTION = """One-step image generation with MeanFlow, one command a stage, in the order of use.
+To try it: train, sample and fid work without arguments, on scikit-learn's 8x8 digits."""
 
 
 def parse(arguments: list[str]) -> Any:
     """The subcommand with its options, not run: a config dataclass."""
-    return tyro.extras.subcommand_cli_from_dict(
-        {name: _with_preset(kind, arguments) for name, kind in COMMANDS.items()},
-        prog="meanflow-lite",
-        description=DESCRIPTION,
-        args=arguments,
+    name, *options = arguments or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(overview())
+        raise SystemExit(0)
+    if name not in COMMANDS:
+        print(f"error: there is no command {name!r}\n\n{overview()}", file=sys.stderr)
+        raise SystemExit(2)
+    kind = COMMANDS[name].load()
+    return tyro.cli(
+        kind,
+        prog=f"meanflow-lite {name}",
+        args=_spelled_out(kind, options),
+        default=_of_preset(kind, options),
         config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes),
     )
 
 
+def overview() -> str:
+    """What ``meanflow-lite --help`` shows."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{command.summary}" for name, command in COMMANDS.items()]
+    usage = "usage: meanflow-lite COMMAND [OPTIONS]"
+    last = "Options of a command: meanflow-lite COMMAND --help"
+    return "\n".join([usage, "", DESCRIPTION, "", *lines, "", last])
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run one subcommand; mistakes of the user end with one line that says what to do."""
+    command = parse(sys.argv[1:] if arguments is None else arguments)
+    from meanflow_lite.training import CheckpointError, Diverged
+
     # The first forward-mode derivative of a process makes PyTorch 2.14 warn about itself.
     warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated")
     # DDP's name for it that older versions do not know yet.
     warnings.filterwarnings("ignore", r"`broadcast_buffers` is deprecated")
-    command = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         command.run()
     except (ValueError, ImportError, OSError, CheckpointError, Diverged) as error:
@@ -74,24 +105,40 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def _with_preset(kind: Any, arguments: list[str]) -> Any:
-    """A subcommand whose defaults are those of the preset on the command line, if it has one."""
-    name = _value_of("--preset", arguments)
-    if "settings" not in getattr(kind, "__dataclass_fields__", {}) or name not in PRESETS:
-        return kind
-    default = replace(kind(), preset=name, settings=PRESETS[name])
+def _of_preset(kind: Any, options: list[str]) -> Any:
+    """The subcommand's defaults, if it has settings: those of the preset that is named last."""
+    if "settings" not in kind.__dataclass_fields__:
+        return None
+    from meanflow_lite.runs.settings import PRESETS
 
-    def build(config: Any = default) -> Any:
-        return config
-
-    build.__doc__ = kind.__doc__
-    return build
+    name = _value_of("--preset", options)
+    return replace(kind(), preset=name, settings=PRESETS[name]) if name in PRESETS else None
 
 
-def _value_of(flag: str, arguments: list[str]) -> str | None:
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
-        if argument == flag:
-            return following
-        if argument.startswith(flag + "="):
-            return argument.split("=", 1)[1]
-    return None
+def _value_of(flag: str, options: list[str]) -> str | None:
+    found = None
+    for option, following in zip(options, [*options[1:], None], strict=False):
+        if option == flag:
+            found = following
+        elif option.startswith(flag + "="):
+            found = option.split("=", 1)[1]
+    return found
+
+
+def _spelled_out(kind: Any, options: list[str]) -> list[str]:
+    """A switch without a value means True, and true is True."""
+    from dataclasses import fields
+
+    names = {f.name for f in fields(kind) if f.type in ("bool", bool)}
+    if "settings" in kind.__dataclass_fields__:
+        from meanflow_lite.runs.settings import Settings
+
+        names |= {f.name for f in fields(Settings) if f.type in ("bool", bool)}
+    switches = {f"--{spelled}" for name in names for spelled in (name, name.replace("_", "-"))}
+    said: list[str] = []
+    for option, following in zip(options, [*options[1:], "--"], strict=False):
+        after_switch = bool(said) and said[-1] in switches
+        said.append(option.capitalize() if after_switch else option)
+        if option in switches and following.startswith("-"):
+            said.append("True")
+    return said

@@ -11,7 +11,6 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from meanflow_lite.cli.processes import joined, place, wait
 from meanflow_lite.data.images import ImageFolder
 from meanflow_lite.data.latents import (
     CacheSettings,
@@ -23,6 +22,7 @@ from meanflow_lite.data.latents import (
     remove_shards,
     shard_rows,
 )
+from meanflow_lite.runs.processes import joined, place, wait
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from meanflow_lite.cli.images import read_images
-from meanflow_lite.cli.processes import joined
 from meanflow_lite.data.digits import digits
 from meanflow_lite.evaluation import digits as judges
 from meanflow_lite.evaluation.frechet import (
@@ -25,6 +23,8 @@ from meanflow_lite.evaluation.frechet import (
     read_statistics,
     write_statistics,
 )
+from meanflow_lite.runs.images import read_images
+from meanflow_lite.runs.processes import joined
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,16 @@ import tyro
 from safetensors.torch import load_file
 from torch import nn
 
-from meanflow_lite.cli.cost import forward_macs, passes, peak_flops
-from meanflow_lite.cli.data import DIGITS, Data, open_data
-from meanflow_lite.cli.images import save_grid
-from meanflow_lite.cli.model import Model, load, walk_times, write_info, write_weights
-from meanflow_lite.cli.processes import joined, set_tf32
-from meanflow_lite.cli.settings import PRESETS, Settings
 from meanflow_lite.networks.dit import DiT
 from meanflow_lite.networks.presets import PRESETS as NETWORKS
 from meanflow_lite.networks.sit import from_sit
 from meanflow_lite.objectives import trained
+from meanflow_lite.runs.cost import forward_macs, passes, peak_flops
+from meanflow_lite.runs.data import DIGITS, Data, open_data
+from meanflow_lite.runs.images import save_grid
+from meanflow_lite.runs.model import Model, load, walk_times, write_info, write_weights
+from meanflow_lite.runs.processes import joined, set_tf32
+from meanflow_lite.runs.settings import PRESETS, Settings
 from meanflow_lite.training import Record, Trainer, checkpoints
 from meanflow_lite.training.checkpoint import check_shapes, versions
 from meanflow_lite.training.fit import Stopped, fit, start

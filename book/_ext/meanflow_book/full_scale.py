@@ -6,8 +6,10 @@ import math
 from dataclasses import replace
 
 from meanflow_book.chapters import in_cell, table
-from meanflow_lite.cli import PRESETS
-from meanflow_lite.cli.cost import (
+from meanflow_lite.networks.presets import PRESETS as NETWORKS
+from meanflow_lite.notebook.claims import all_published, published
+from meanflow_lite.runs import PRESETS
+from meanflow_lite.runs.cost import (
     IMAGENET,
     LAUNCH_BOUND,
     PEAKS,
@@ -16,9 +18,7 @@ from meanflow_lite.cli.cost import (
     estimate,
     parameters,
 )
-from meanflow_lite.cli.settings import Settings
-from meanflow_lite.networks.presets import PRESETS as NETWORKS
-from meanflow_lite.notebook.claims import all_published, published
+from meanflow_lite.runs.settings import Settings
 
 CARDS = {
     "b4": ("jax-b4-80-plain",),

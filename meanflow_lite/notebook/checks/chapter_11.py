@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from meanflow_lite.cli.model import Model
 from meanflow_lite.data.batches import seeded
 from meanflow_lite.data.digits import digits
 from meanflow_lite.notebook.exercises import exercise
+from meanflow_lite.runs.model import Model
 from meanflow_lite.samplers import integrate, sample
 
 Generator = Callable[[Model, Tensor, Tensor], Tensor]

@@ -13,11 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from meanflow_lite.cli.settings import Settings
 from meanflow_lite.data.batches import seeded
 from meanflow_lite.fields import Field
 from meanflow_lite.guidance import ClassifierFree
 from meanflow_lite.objectives import Domain, trained
+from meanflow_lite.runs.settings import Settings
 from meanflow_lite.samplers import Times, integrate, sample, uniform_times
 from meanflow_lite.training import CheckpointError, checkpoints, read_checkpoint
 from meanflow_lite.training.checkpoint import check_shapes
