@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from meanflow_lite.domains import INSTANT, trained
 from meanflow_lite.fields import Field
 
 #: A network under another convention: a state, one or two times, labels.
-Foreign = Callable[..., Tensor]
+Foreign = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Convention:
 
     ``call`` is how its network is called and ``meaning`` what it returns, in the notation of this
     package; ``repositories`` use it. ``read`` and ``write`` are one foreign call in terms of a
-    field and the reverse.
+    field and the reverse. ``jumps`` is False where the network is not told r.
     """
 
     name: str
@@ -33,25 +36,37 @@ class Convention:
     call: str
     meaning: str
     read: Callable[..., Tensor]
-    write: Callable[..., Tensor]
+    write: Callable[..., Any]
+    jumps: bool = True
 
-    def to_field(self, net: Foreign) -> Field:
-        """The foreign network as a field ``u(z, r, t, y=None)``."""
-        return Translated(self.read, net)
+    def to_field(self, net: Foreign) -> Translated:
+        """The foreign network as a field ``u(z, r, t, y=None)``, which can be trained."""
+        return Translated(self, net)
 
     def from_field(self, u: Field) -> Foreign:
         """A field as a foreign network."""
         return partial(self.write, u)
 
 
-@dataclass(frozen=True)
-class Translated:
-    """A foreign network as a field."""
+class Translated(nn.Module):
+    """A foreign network as a field, and a module: it can be trained, averaged and stored.
 
-    read: Callable[..., Tensor]
-    net: Foreign
+    ``net`` is the foreign network, with the weights under their own names. Where it is not told r
+    (``knows_r``), the domain is r = t alone.
+    """
 
-    def __call__(
+    def __init__(self, convention: Convention, net: Foreign) -> None:
+        super().__init__()
+        self.convention, self.net, self.knows_r = convention, net, convention.jumps
+        if not self.knows_r:
+            trained(self, INSTANT)
+
+    @property
+    def wrapped(self) -> Foreign:
+        """The foreign network."""
+        return self.net
+
+    def forward(
         self,
         z: Float[Tensor, " b *d"],
         r: Float[Tensor, " b"],
@@ -59,62 +74,102 @@ class Translated:
         y: Int[Tensor, " b"] | None = None,
         **cond: Tensor,
     ) -> Float[Tensor, " b *d"]:
-        """Evaluate; ``cond`` goes to the network as it is."""
-        return self.read(partial(self.net, **cond), z, r, t, y)
+        """Evaluate; ``cond`` goes to the adapter."""
+        return self.convention.read(self.net, z, r, t, y, **cond)
 
 
 TIMESTEPS = 1000.0
+
+
+def _labelled(net: Foreign, *states: Tensor, y: Tensor | None, **cond: Tensor) -> Tensor:
+    """The foreign call; a network without labels is not given any."""
+    return net(*states, **cond) if y is None else net(*states, y, **cond)
+
+
+def _read_guided(
+    net: Foreign, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None, **cond: Tensor
+) -> Tensor:
+    one = torch.ones_like(t)
+    told = {"omega": one, "t_min": 0 * one, "t_max": one, **cond}
+    return net(z, t, t - r, told["omega"], told["t_min"], told["t_max"], y)[0]
+
+
+def _write_guided(
+    u: Field,
+    z: Tensor,
+    t: Tensor,
+    h: Tensor,
+    omega: Tensor,
+    t_min: Tensor,
+    t_max: Tensor,
+    y: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    told = {"omega": omega, "t_min": t_min, "t_max": t_max}
+    return u(z, t - h, t, y, **told), u(z, t, t, y, **told)
+
 
 CONVENTIONS: dict[str, Convention] = {
     row.name: row
     for row in (
         Convention(
             "start and length",
-            "Gsunshine/meanflow, py-meanflow, Lyy-iiis/imeanflow",
+            "Gsunshine/meanflow, py-meanflow",
             "net(z, t, h, y), h = t - r",
             "u(z, r, t)",
-            lambda net, z, r, t, y=None: net(z, t, t - r, y),
-            lambda u, z, t, h, y=None: u(z, t - h, t, y),
+            lambda net, z, r, t, y=None, **c: _labelled(net, z, t, t - r, y=y, **c),
+            lambda u, z, t, h, y=None, **c: u(z, t - h, t, y, **c),
+        ),
+        Convention(
+            "start and length, with the conditions of guidance",
+            "Lyy-iiis/imeanflow",
+            "net(z, t, h, omega, t_min, t_max, y), h = t - r",
+            "the pair u(z, r, t), v(z, t), guided by omega for t in [t_min, t_max]",
+            _read_guided,
+            _write_guided,
         ),
         Convention(
             "start, then end",
             "haidog-yaqub/MeanFlow (which multiplies times by 1000 inside its network)",
             "net(x, t, r, y)",
             "u(x, r, t)",
-            lambda net, z, r, t, y=None: net(z, t, r, y),
-            lambda u, z, t, r, y=None: u(z, r, t, y),
+            lambda net, z, r, t, y=None, **c: _labelled(net, z, t, r, y=y, **c),
+            lambda u, z, t, r, y=None, **c: u(z, r, t, y, **c),
         ),
         Convention(
             "start, then end, in thousandths",
             "networks whose time embedding expects 0 to 1000",
             "net(x, 1000 t, 1000 r, y)",
             "u(x, r, t)",
-            lambda net, z, r, t, y=None: net(z, TIMESTEPS * t, TIMESTEPS * r, y),
-            lambda u, z, t, r, y=None: u(z, r / TIMESTEPS, t / TIMESTEPS, y),
+            lambda net, z, r, t, y=None, **c: _labelled(
+                net, z, TIMESTEPS * t, TIMESTEPS * r, y=y, **c
+            ),
+            lambda u, z, t, r, y=None, **c: u(z, r / TIMESTEPS, t / TIMESTEPS, y, **c),
         ),
         Convention(
             "data at one",
             "SiT, facebookresearch/flow_matching, TorchCFM",
             "net(x, s, y), s = 1 - t",
             "x - eps, minus the velocity v(z, t); it knows no r",
-            lambda net, z, r, t, y=None: -net(z, 1 - t, y),
-            lambda u, x, s, y=None: -u(x, 1 - s, 1 - s, y),
+            lambda net, z, r, t, y=None, **c: -_labelled(net, z, 1 - t, y=y, **c),
+            lambda u, x, s, y=None, **c: -u(x, 1 - s, 1 - s, y, **c),
+            jumps=False,
         ),
         Convention(
             "data at one, with a length",
             "kvfrans/shortcut-models",
             "net(x, s, d, y), s = 1 - t, d = t - r",
             "-u(x, r, t): the velocity of a jump forwards from s to s + d",
-            lambda net, z, r, t, y=None: -net(z, 1 - t, t - r, y),
-            lambda u, x, s, d, y=None: -u(x, 1 - s - d, 1 - s, y),
+            lambda net, z, r, t, y=None, **c: -_labelled(net, z, 1 - t, t - r, y=y, **c),
+            lambda u, x, s, d, y=None, **c: -u(x, 1 - s - d, 1 - s, y, **c),
         ),
         Convention(
             "noise level as a timestep",
             "diffusers with FlowMatchEulerDiscreteScheduler",
             "net(z, 1000 t, y)",
             "eps - x, the velocity v(z, t); it knows no r",
-            lambda net, z, r, t, y=None: net(z, TIMESTEPS * t, y),
-            lambda u, z, step, y=None: u(z, step / TIMESTEPS, step / TIMESTEPS, y),
+            lambda net, z, r, t, y=None, **c: _labelled(net, z, TIMESTEPS * t, y=y, **c),
+            lambda u, z, step, y=None, **c: u(z, step / TIMESTEPS, step / TIMESTEPS, y, **c),
+            jumps=False,
         ),
     )
 }

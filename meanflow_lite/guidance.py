@@ -7,12 +7,14 @@ with guidance; the scale is then fixed by training.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from meanflow_lite.domains import INSTANT, Domain, classes_of, domain_of
 from meanflow_lite.fields import Field
 from meanflow_lite.paths import bcast
 
@@ -32,6 +34,8 @@ class LabelDropout:
     positional: bool = False
 
     def __post_init__(self) -> None:
+        if self.null < 0:
+            raise ValueError(f"the null label is the number of classes: got {self.null}")
         if not 0 <= self.rate <= 1:
             raise ValueError(f"label dropout is a rate in [0, 1]: got {self.rate}")
 
@@ -91,6 +95,7 @@ class Scales:
     beta: float = 1.0
 
     def __post_init__(self) -> None:
+        check_scales(low=self.low, high=self.high, beta=self.beta)
         if not 0 < self.low < self.high:
             raise ValueError(f"scales need 0 < low < high: got {self.low} and {self.high}")
 
@@ -119,6 +124,9 @@ class Guidance:
     scales: Scales | None = None
 
     def __post_init__(self) -> None:
+        check_scales(omega=self.omega)
+        if self.null < 0:
+            raise ValueError(f"the null label is the number of classes: got {self.null}")
         if not 0 <= self.kappa < 1:
             raise ValueError(f"kappa must be in [0, 1): got {self.kappa}")
         low, high = self.interval
@@ -165,12 +173,22 @@ class ClassifierFree:
     r"""The field :math:`\omega\,u(z,r,t \mid y) + (1-\omega)\,u(z,r,t \mid \varnothing)`.
 
     Classifier-free guidance at sampling time, for walking an instantaneous velocity: two
-    evaluations a call. Of an *average* velocity it is not the average of the guided field.
+    evaluations a call. Of an *average* velocity it is not the average of the guided field, so its
+    domain is r = t alone, whatever ``u`` was trained for, unless ``average`` says that the mix of
+    averages is meant; then it is that of ``u``.
+
+    Raises:
+        ValueError: if omega is not finite, or ``null`` is not the null label of the network.
     """
 
     u: Field
     null: int
     omega: float
+    average: bool = False
+
+    def __post_init__(self) -> None:
+        check_scales(omega=self.omega)
+        check_null(self.null, self.u)
 
     def __call__(
         self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None, **cond: Tensor
@@ -181,3 +199,38 @@ class ClassifierFree:
         with_y = self.u(z, r, t, y, **cond)
         without = self.u(z, r, t, torch.full_like(y, self.null), **cond)
         return self.omega * with_y + (1 - self.omega) * without
+
+    @property
+    def wrapped(self) -> Field:
+        """The field that is mixed."""
+        return self.u
+
+    @property
+    def domain(self) -> Domain:
+        """Only r = t, or with ``average`` what ``u`` was trained for."""
+        inner = domain_of(self.u)
+        if self.average:
+            return inner
+        inner.check_jump(1.0, 1.0)
+        return INSTANT
+
+
+def check_scales(**scales: float) -> None:
+    """Raise ``ValueError`` if a scale of guidance is not a finite number."""
+    for name, scale in scales.items():
+        if not math.isfinite(scale):
+            raise ValueError(f"{name} must be a finite number: got {scale}")
+
+
+def check_null(null: int, u: object) -> None:
+    """Raise ``ValueError`` unless ``null`` is the null label of the network in ``u``, if known."""
+    classes = classes_of(u)
+    if classes == 0:
+        raise ValueError(
+            "guidance and label dropout need a network with labels: build it with num_classes"
+        )
+    if classes is not None and null != classes:
+        kind = "is one of its classes" if 0 <= null < classes else "is none of its labels"
+        raise ValueError(
+            f"the null label of a network of {classes} classes is {classes}: null = {null} {kind}"
+        )

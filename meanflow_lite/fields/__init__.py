@@ -1,6 +1,13 @@
 """Fields: the protocol, and exact instantaneous and average velocities to test against."""
 
-from meanflow_lite.fields.base import Conditioned, Field, Velocity, instantaneous, velocity_of
+from meanflow_lite.fields.base import (
+    Conditioned,
+    Field,
+    Velocity,
+    as_field,
+    instantaneous,
+    velocity_of,
+)
 from meanflow_lite.fields.gaussian import Gaussian
 from meanflow_lite.fields.mixture import GaussianMixture, Guided
 from meanflow_lite.fields.product import ProductMixture
@@ -14,6 +21,7 @@ __all__ = [
     "Guided",
     "ProductMixture",
     "Velocity",
+    "as_field",
     "instantaneous",
     "solve_average",
     "velocity_of",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -9,8 +10,9 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from meanflow_lite.domains import ANY, Domain, bare
 from meanflow_lite.paths import check_times
 
 
@@ -46,6 +48,7 @@ class Instantaneous:
     """A velocity as a field that ignores r; see :func:`instantaneous`."""
 
     v: Velocity
+    domain: Domain = ANY  # who writes it means it: no jump is refused
 
     def __call__(
         self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None, **cond: Tensor
@@ -53,12 +56,17 @@ class Instantaneous:
         """Evaluate ``v(z, t, y)``."""
         return self.v(z, t, y, **cond)
 
+    @property
+    def wrapped(self) -> Velocity:
+        """The velocity."""
+        return self.v
+
 
 @dataclass(frozen=True)
 class Conditioned:
     """A field with its further conditions bound, one value a row: again a field.
 
-    Unlike a ``partial`` it keeps a network's ``forward_with_tangent``.
+    Unlike a ``partial`` it keeps a network's ``forward_with_tangent``; the domain is that of ``u``.
     """
 
     u: Field
@@ -71,9 +79,25 @@ class Conditioned:
         return self.u(z, r, t, y, **self.cond, **cond)
 
     @property
+    def wrapped(self) -> Field:
+        """The field without its conditions."""
+        return self.u
+
+    @property
     def forward_with_tangent(self) -> Callable[..., tuple[Tensor, Tensor]]:
         """That of ``u``; ``AttributeError`` if it has none."""
         return partial(self.u.forward_with_tangent, **self.cond)  # pyright: ignore
+
+
+@dataclass(frozen=True)
+class VelocityOf:
+    """The velocity inside a field; see :func:`velocity_of`."""
+
+    wrapped: Field
+
+    def __call__(self, z: Tensor, t: Tensor, y: Tensor | None = None, **cond: Tensor) -> Tensor:
+        """Evaluate ``u(z, t, t, y)``."""
+        return self.wrapped(z, t, t, y, **cond)
 
 
 def instantaneous(v: Velocity) -> Field:
@@ -81,13 +105,57 @@ def instantaneous(v: Velocity) -> Field:
     return Instantaneous(v)
 
 
+@dataclass(frozen=True)
+class Unlabelled:
+    """A network that is called ``net(z, r, t)``, without labels, as a field; see `as_field`."""
+
+    wrapped: Callable[..., Tensor]
+
+    def __call__(
+        self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None, **cond: Tensor
+    ) -> Tensor:
+        """Evaluate; ``ValueError`` if there are labels."""
+        if y is not None:
+            raise ValueError(
+                f"{type(self.wrapped).__name__} is called net(z, r, t) and takes no labels: leave "
+                "y out of the data, or give its forward a fourth argument y"
+            )
+        return self.wrapped(z, r, t, **cond)
+
+
+def as_field(net: Callable[..., Tensor]) -> Field:
+    """``net`` itself, or, if its call has no room for labels, a field that refuses them.
+
+    So an unconditional network may be written ``forward(self, z, r, t)``.
+
+    Raises:
+        ValueError: if it cannot be called with a state and two times.
+    """
+    try:
+        call = inspect.signature(bare(net).forward if isinstance(net, nn.Module) else net)
+    except (TypeError, ValueError):  # a builtin: nothing is known of it
+        return net
+    if _takes(call, 4):
+        return net
+    if _takes(call, 3):
+        return Unlabelled(net)
+    raise ValueError(
+        f"a network is called net(z, r, t, y) or net(z, r, t): {type(net).__name__} takes {call}. "
+        "CONVENTIONS in meanflow_lite.conventions translates other orders and times"
+    )
+
+
+def _takes(call: inspect.Signature, n: int) -> bool:
+    try:
+        call.bind(*range(n))
+    except TypeError:
+        return False
+    return True
+
+
 def velocity_of(u: Field) -> Velocity:
     """The velocity :math:`v(z, t) = u(z, t, t)` inside a field (the limit of r to t)."""
-
-    def v(z: Tensor, t: Tensor, y: Tensor | None = None, **cond: Tensor) -> Tensor:
-        return u(z, t, t, y, **cond)
-
-    return v
+    return VelocityOf(u)
 
 
 def check_call(
