@@ -98,10 +98,14 @@ def drawn_by(pair: PairLaw, p_equal: float) -> Domain:
     limit and belongs to them.
     """
     generator = torch.Generator().manual_seed(0)
+    streams: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def time(law: TimeLaw) -> torch.Tensor:
+    def time(law: TimeLaw, stream: str | None = None) -> torch.Tensor:
         options = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
-        return law(torch.randn(256, **options), torch.rand(256, **options))  # pyright: ignore
+        name = f"{len(streams)} without a name" if stream is None else stream
+        if name not in streams:
+            streams[name] = torch.randn(256, **options), torch.rand(256, **options)  # pyright: ignore
+        return law(*streams[name])
 
     r, t = pair(time)
     if p_equal == 1 or bool((r == t).all()):
