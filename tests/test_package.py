@@ -13,6 +13,7 @@ from tools import portable
 ROOT = Path(__file__).resolve().parent.parent
 DATA = [
     "meanflow_lite/notebook/published.yml",
+    "meanflow_lite/notebook/live_js/stage.js",
     "meanflow_lite/evaluation/digits_features.safetensors",
     "meanflow_lite/results/digits/model.safetensors",
     "meanflow_lite/results/methods.json",

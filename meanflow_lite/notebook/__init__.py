@@ -2,7 +2,9 @@
 
 from meanflow_lite.notebook.claims import all_published, published, results, settings
 from meanflow_lite.notebook.exercises import EXERCISES, Exercise, Verdict, check, exercise
+from meanflow_lite.notebook.live import live
 from meanflow_lite.notebook.panels import panel
+from meanflow_lite.notebook.predict import predict, score
 from meanflow_lite.notebook.sliders import slider, triangle_slider
 from meanflow_lite.notebook.style import (
     COLORS,
@@ -24,11 +26,14 @@ __all__ = [
     "all_published",
     "check",
     "exercise",
+    "live",
     "panel",
     "panels",
+    "predict",
     "published",
     "results",
     "say",
+    "score",
     "settings",
     "setup",
     "show",
