@@ -277,7 +277,7 @@ MISTAKES = {
         ],
         "teacher",
     ),
-    "reference": (["fid", "--samples", "RUN"], "neither an npz nor a folder"),
+    "samples": (["fid", "--samples", "RUN"], "neither an npz nor a folder"),
     "gpu": (["cost", "--gpu", "H1000"], "choose from H200"),
     "gpus": (["cost", "--preset", "b2", "--gpus", "3"], "must divide into 3 GPUs"),
     "never": (
@@ -309,9 +309,11 @@ def test_inception_without_a_network_says_which_file(tmp_path, monkeypatch, caps
     def offline(weights, device):
         raise OSError("no network")
 
-    monkeypatch.setattr("meanflow_lite.cli.fid.inception", offline)
+    monkeypatch.setattr("meanflow_lite.cli.fid.Inception", offline)
+    np.savez(tmp_path / "a.npz", arr_0=np.zeros((4, 8, 8, 3), np.uint8))
+    same = ["--samples", tmp_path / "a.npz", "--reference", tmp_path / "a.npz", "--few", "True"]
     with pytest.raises(SystemExit):
-        run("fid", "--samples", tmp_path, "--features", "inception")
+        run("fid", *same, "--features", "inception")
     error = capsys.readouterr().err
     assert "(no network)" in error and "--inception-weights FILE" in error
 

@@ -1,5 +1,7 @@
 """The Frechet distance against closed forms, and the judges of digits against held-out ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from meanflow_lite.data.digits import HELD_OUT, digits, to_uint8
 from meanflow_lite.evaluation import digits as judges
 from meanflow_lite.evaluation.frechet import (
     Moments,
+    Sums,
     accumulate,
+    add,
     frechet_distance,
     moments,
     read_statistics,
@@ -39,8 +43,11 @@ def test_moments_in_float64_survive_a_large_offset():
 
 def test_statistics_come_back_and_bad_input_is_refused(tmp_path):
     m = moments(torch.randn(20, 3))
-    write_statistics(m, tmp_path / "s.npz")
-    assert frechet_distance(read_statistics(tmp_path / "s.npz"), m) < 1e-6
+    for name in ("s.npz", "t", "u.v"):  # numpy adds .npz to a name without it
+        written = write_statistics(m, tmp_path / name)
+        assert frechet_distance(read_statistics(written), m) < 1e-6
+        assert read_statistics(written).count == 20
+    assert read_statistics(write_statistics(replace(m, count=None), tmp_path / "s")).count is None
     np.savez(tmp_path / "other.npz", arr_0=np.zeros(3))
     with pytest.raises(ValueError, match="mu and sigma"):
         read_statistics(tmp_path / "other.npz")
@@ -50,6 +57,38 @@ def test_statistics_come_back_and_bad_input_is_refused(tmp_path):
         moments(torch.randn(1, 3))
     with pytest.raises(ValueError, match="NaN"):
         moments(torch.full((3, 2), torch.nan))
+
+
+def refused_moments():
+    mean, sound = np.zeros(3), np.diag([1.0, 2.0, 3.0])
+    yield "NaN", mean * np.nan, sound
+    yield "NaN", mean, np.full((3, 3), np.inf)
+    yield "not symmetric", mean, np.triu(np.ones((3, 3)) + sound)
+    yield "negative variance", mean, -sound
+    yield "negative eigenvalue", mean, np.ones((3, 3)) - np.diag([0, 0, 0.9])
+    yield "mean .d. and a covariance", mean, sound[:2]
+    yield "mean .d. and a covariance", mean, sound[0]
+    yield "mean .d. and a covariance", mean[:2], sound
+
+
+@pytest.mark.parametrize(("message", "mean", "covariance"), [*refused_moments()])
+def test_what_is_no_moments_is_refused(message, mean, covariance, tmp_path):
+    np.savez(tmp_path / "s.npz", mu=mean, sigma=covariance)
+    with pytest.raises(ValueError, match=f"s.npz does not hold reference statistics.*{message}"):
+        read_statistics(tmp_path / "s.npz")
+
+
+def test_sums_of_parts_add_up_to_the_whole():
+    """In any split, one with a single row and one with none included; and not by accident."""
+    features = torch.randn(60, 5, dtype=torch.float64) * torch.arange(1, 6) + 100
+    whole = moments(features)
+    for sizes in ([60], [1, 59], [20, 0, 40], [7] * 8 + [4]):
+        parts = [Sums.of(part) for part in features.split(sizes)]
+        for summed in (add(parts), add(reversed(parts))):
+            np.testing.assert_allclose(summed.moments().covariance, whole.covariance, rtol=1e-12)
+            np.testing.assert_allclose(summed.moments().mean, whole.mean, rtol=1e-14)
+    apart = [Sums.of(part - part.mean(0)) for part in features.split(30)]  # without the means
+    assert abs(add(apart).moments().covariance / whole.covariance - 1).max() > 1e-3
 
 
 def test_the_split_is_fixed_and_disjoint():

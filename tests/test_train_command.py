@@ -23,6 +23,7 @@ from test_sit import SiT
 from meanflow_lite import cli
 from meanflow_lite.cli.train import Train
 from meanflow_lite.data.batches import FromTensors
+from meanflow_lite.data.image_sets import ImageSet
 from meanflow_lite.data.images import ImageFolder, read_image
 from meanflow_lite.data.latents import encode, finish
 from meanflow_lite.networks.dit import DiTConfig
@@ -31,7 +32,6 @@ from meanflow_lite.networks.presets import build
 from meanflow_lite.objectives import FlowMatching
 from meanflow_lite.runs import processes
 from meanflow_lite.runs.cost import passes
-from meanflow_lite.runs.images import read_images
 from meanflow_lite.runs.model import Model
 from meanflow_lite.runs.settings import PRESETS, Settings
 from meanflow_lite.training import TrainConfig, Trainer, fit
@@ -190,15 +190,15 @@ def test_fewer_samples_than_processes(tmp_path):
 
 def test_samples_of_an_earlier_command_are_not_counted(tmp_path, capsys):
     out = tmp_path / "samples"
-    run("sample", "--out", out, "--count", 30)
+    run("sample", "--out", out, "--count", 50)
     (out / "mine.txt").write_text("kept")
-    run("sample", "--out", out, "--count", 20)
+    run("sample", "--out", out, "--count", 40)
     run("fid", "--samples", out)
-    assert "samples           20 in" in capsys.readouterr().out and (out / "mine.txt").exists()
-    (out / "000019.png").unlink()
+    assert "samples           40 in" in capsys.readouterr().out and (out / "mine.txt").exists()
+    (out / "000039.png").unlink()
     with pytest.raises(SystemExit):
         run("fid", "--samples", out)
-    assert "holds 19 images but describes 20" in capsys.readouterr().err
+    assert "holds 39 images but describes 40" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -365,11 +365,12 @@ def test_statistics_of_a_folder_of_photographs(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run("fid", "--samples", tmp_path / "photos")
     assert "differ in size" in capsys.readouterr().err
-    whole = torch.cat([*read_images(tmp_path / "photos", 3, crop=16)])
+    whole = torch.cat([*ImageSet.open(tmp_path / "photos", crop=16).batches(3)])
     paths = ImageFolder.open(tmp_path / "photos").paths
     assert torch.equal(whole, torch.stack([read_image(p, 16) for p in paths]))
     np.savez(tmp_path / "s.npz", arr_0=whole.permute(0, 2, 3, 1).numpy())
     same = ["--reference", tmp_path / "photos", "--crop", 16, "--batch", 3]
+    same += ["--features", "digits", "--few", "True"]
     run("fid", "--samples", tmp_path / "s.npz", *same)
     printed = capsys.readouterr().out
     assert abs(float(printed.split("frechet distance")[1].split()[0])) < 1e-3

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from safetensors.torch import load_file, save_file
 from sklearn.svm import SVC
 from torch import Tensor, nn
@@ -108,6 +108,12 @@ def features(x: Images) -> Float[Tensor, " n d"]:
         return feature_network().features(x.clamp(-1, 1))
 
 
+def small_features(images: UInt8[Tensor, " n c h w"]) -> Float[Tensor, " n d"]:
+    """The digits' features of any images in bytes: gray, averaged down to 8x8."""
+    gray = images.float().mean(1, keepdim=True) / 127.5 - 1
+    return features(F.interpolate(gray, (8, 8), mode="area"))
+
+
 def nearest(x: Images, reference: Float[Tensor, " k 1 8 8"]) -> Float[Tensor, " n"]:
     """Distance of each image to the nearest of ``reference``, in pixels of range [-1, 1]."""
     return torch.cdist(x.clamp(-1, 1).flatten(1), reference.flatten(1)).amin(1)
@@ -117,10 +123,10 @@ def nearest(x: Images, reference: Float[Tensor, " k 1 8 8"]) -> Float[Tensor, " 
 class Report:
     """Judgement of a set of labeled images.
 
-    ``frechet`` is the distance to the training split; ``frechet_floor`` that of as many held-out
-    digits (drawn with replacement where more are asked for). ``nearest`` is the median distance to
-    the nearest training image, ``nearest_floor`` that of held-out digits: a generator that copies
-    lies well below it. ``accuracy_floor`` is the classifier's accuracy on held-out digits.
+    ``frechet`` is the distance to the training split; ``frechet_floor`` that of the 500 held-out
+    digits. ``nearest`` is the median distance to the nearest training image, ``nearest_floor`` that
+    of held-out digits: a generator that copies lies well below it. ``accuracy_floor`` is the
+    classifier's accuracy on held-out digits.
     """
 
     count: int
@@ -136,7 +142,8 @@ def judge(x: Tensor, y: Int[Tensor, " n"], resamples: int = 100) -> Report:
     """All measures of generated digits ``x`` with labels ``y``, with intervals.
 
     Raises:
-        ValueError: if shapes are not those of digits, or values are not finite.
+        ValueError: if shapes are not those of digits, values are not finite, or labels are not
+            whole numbers 0 ... 9 (10 for a sample without a label, which has no right answer).
     """
     if x.shape[1:] != (1, 8, 8) or len(x) != len(y):
         raise ValueError(
@@ -144,6 +151,10 @@ def judge(x: Tensor, y: Int[Tensor, " n"], resamples: int = 100) -> Report:
         )
     if not torch.isfinite(x).all():
         raise ValueError("the samples hold NaN or infinite values: did training diverge?")
+    if len(x) < 2:
+        raise ValueError(f"intervals need at least two samples: got {len(x)}")
+    if y.is_floating_point() or not 0 <= int(y.min()) <= int(y.max()) <= NUM_CLASSES:
+        raise ValueError(f"labels of digits are whole numbers 0 ... 9: got {y.dtype} {y.unique()}")
     real, held = digits()[0], digits(held_out=True)
     reference = moments(features(real))
 

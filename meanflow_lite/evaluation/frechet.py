@@ -1,30 +1,94 @@
 r"""Frechet distance :math:`|\mu_1-\mu_2|^2 + \mathrm{tr}(S_1 + S_2 - 2(S_1 S_2)^{1/2})`.
 
 Of the features of two sets of images (Heusel et al. 2017), with moments in float64. The features
-are any network's; Inception's come through torch-fidelity.
+are any network's; :mod:`~meanflow_lite.evaluation.inception` has those that papers report.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Features = Callable[[Tensor], Float[Tensor, " b d"]]
+from meanflow_lite.data.listing import regular_file
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean ``[d]`` and covariance ``[d, d]`` of features in float64, and how many they are of."""
+    """Mean ``[d]`` and covariance ``[d, d]`` of features in float64, and how many they are of.
+
+    Raises:
+        ValueError: if they are no moments: other shapes, values that are not finite, a covariance
+            that is not symmetric or has a negative variance.
+    """
 
     mean: np.ndarray
     covariance: np.ndarray
     count: int | None = None
+
+    def __post_init__(self) -> None:
+        mean, covariance = self.mean, self.covariance
+        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+            raise ValueError(
+                f"moments are a mean [d] and a covariance [d, d]: got {mean.shape} and "
+                f"{covariance.shape}"
+            )
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+            raise ValueError("the moments hold NaN or infinite values")
+        largest = float(np.abs(covariance).max(initial=0))
+        if np.abs(covariance - covariance.T).max(initial=0) > 1e-6 * largest:
+            raise ValueError("the covariance is not symmetric")
+        if np.diag(covariance).min(initial=0) < -1e-6 * largest:
+            raise ValueError("the covariance has a negative variance on its diagonal")
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Count, mean ``[d]`` and sum of squares about the mean ``[d, d]`` of some rows of features.
+
+    They add up exactly, over batches and over processes (Chan, Golub & LeVeque 1979), and keep
+    their digits far from zero, where sums of plain squares lose them.
+    """
+
+    count: int
+    mean: np.ndarray
+    squares: np.ndarray
+
+    @classmethod
+    def of(cls, features: Float[Tensor, " n d"]) -> Sums:
+        """Those of one batch, in float64; raises ``ValueError`` if it is not finite."""
+        f = features.detach().double().cpu().numpy()
+        if f.ndim != 2 or not np.isfinite(f).all():
+            raise ValueError(
+                f"features are finite rows [n, d]: got shape {f.shape}"
+                + ("" if np.isfinite(f).all() else " with NaN or infinite values")
+            )
+        mean = f.mean(0) if len(f) else np.zeros(f.shape[1])
+        return cls(len(f), mean, (f - mean).T @ (f - mean))
+
+    def __add__(self, other: Sums) -> Sums:
+        """The sums of the rows of both."""
+        count = self.count + other.count
+        if not count:
+            return self
+        apart = other.mean - self.mean
+        share = other.count / count
+        squares = (
+            self.squares + other.squares + (self.count * share) * np.multiply.outer(apart, apart)
+        )
+        return Sums(count, self.mean + share * apart, squares)
+
+    def moments(self) -> Moments:
+        """Mean and unbiased covariance; raises ``ValueError`` with fewer than two rows."""
+        if self.count < 2:
+            raise ValueError(f"a covariance needs at least two images: got {self.count}")
+        return Moments(self.mean, self.squares / (self.count - 1), self.count)
 
 
 def moments(features: Float[Tensor, " n d"]) -> Moments:
@@ -33,7 +97,7 @@ def moments(features: Float[Tensor, " n d"]) -> Moments:
     Raises:
         ValueError: with fewer than two rows, or features that are not finite.
     """
-    return accumulate([features])
+    return Sums.of(features).moments()
 
 
 def accumulate(batches: Iterable[Float[Tensor, " _ d"]]) -> Moments:
@@ -42,31 +106,19 @@ def accumulate(batches: Iterable[Float[Tensor, " _ d"]]) -> Moments:
     Raises:
         ValueError: with fewer than two rows, or features that are not finite.
     """
-    count, total, outer, origin = 0, np.zeros(1), np.zeros((1, 1)), np.zeros(1)
-    for batch in batches:
-        f = batch.detach().double().cpu().numpy()
-        if not count:
-            origin = f.mean(0)  # sums of squares far from zero would lose digits
-        count, total, outer = count + len(f), total + (f - origin).sum(0), outer + _outer(f, origin)
-    if count < 2:
-        raise ValueError(f"a covariance needs at least two images: got {count}")
-    mean = total / count
-    covariance = (outer - count * np.outer(mean, mean)) / (count - 1)
-    if not np.isfinite(covariance).all():
-        raise ValueError("the features hold NaN or infinite values: look at the images first")
-    return Moments(origin + mean, covariance, count)
+    return add(map(Sums.of, batches)).moments()
 
 
-def _outer(f: np.ndarray, origin: np.ndarray) -> np.ndarray:
-    centered = f - origin
-    return centered.T @ centered
+def add(parts: Iterable[Sums]) -> Sums:
+    """The sums of all rows; of none, if there are no parts."""
+    return reduce(Sums.__add__, parts, Sums(0, np.zeros(()), np.zeros(())))
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
     """The distance of two sets of moments, by torch-fidelity's formula.
 
     Raises:
-        ValueError: if the features have different dimensions.
+        ValueError: if the features have different dimensions, or the distance is not finite.
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(
@@ -75,42 +127,51 @@ def frechet_distance(a: Moments, b: Moments) -> float:
         )
     metric = torch_fidelity().metric_fid
     first, second = ({"mu": m.mean, "sigma": m.covariance} for m in (a, b))
-    return metric.fid_statistics_to_metric(first, second, False)[metric.KEY_METRIC_FID]
-
-
-def inception(weights: Path | str | None = None, device: str = "cpu") -> Features:
-    """Inception's 2,048 features of RGB bytes ``[B, 3, H, W]``, from torch-fidelity.
-
-    ``weights`` is a local file of torch-fidelity's weights; without it they are downloaded once.
-    """
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    path = None if weights is None else str(weights)
-    network = FeatureExtractorInceptionV3("inception", ["2048"], path).to(device)
-
-    def features(images: Tensor) -> Tensor:
-        if images.dtype != torch.uint8 or images.shape[1] != 3:
-            raise ValueError(
-                f"Inception takes RGB bytes [B, 3, H, W]: got {images.dtype} {tuple(images.shape)}"
-            )
-        with torch.no_grad():
-            return network(images.to(device))[0]
-
-    return features
+    value = metric.fid_statistics_to_metric(first, second, False)[metric.KEY_METRIC_FID]
+    if not np.isfinite(value):
+        raise ValueError(f"the Frechet distance is {value}: are both covariances sound?")
+    return value
 
 
 def read_statistics(path: Path | str) -> Moments:
-    """Moments from an npz with ``mu`` and ``sigma``, as ADM's reference files have them."""
-    with np.load(path, allow_pickle=False) as stored:
-        if not {"mu", "sigma"} <= set(stored.files):
-            raise ValueError(f"{path} holds {stored.files}: reference statistics are mu and sigma")
-        count = int(stored["count"]) if "count" in stored.files else None
-        return Moments(stored["mu"].astype(float), stored["sigma"].astype(float), count)
+    """Moments from an npz with ``mu`` and ``sigma``, as ADM's reference files have them.
+
+    Raises:
+        ValueError: if the file is damaged, or holds no moments; a covariance must be symmetric
+            and have no negative eigenvalue.
+    """
+    path = regular_file(path)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if not isinstance(stored, np.lib.npyio.NpzFile) or not {"mu", "sigma"} <= set(stored):
+                raise ValueError("it has no mu and sigma")
+            mean, covariance = (np.asarray(stored[k], dtype=float) for k in ("mu", "sigma"))
+            count = int(stored["count"]) if "count" in stored.files else None
+        found = Moments(mean, covariance, count)
+        lowest, highest = np.linalg.eigvalsh(covariance)[[0, -1]]
+        if lowest < -1e-4 * max(highest, 1e-12):
+            raise ValueError(f"its covariance has the negative eigenvalue {lowest:.3g}")
+        return found
+    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} does not hold reference statistics, which are an npz of mu [d] and sigma "
+            f"[d, d] ({error})"
+        ) from error
 
 
-def write_statistics(m: Moments, path: Path | str) -> None:
-    """Store moments so that :func:`read_statistics` and torch-fidelity users can read them."""
-    np.savez(path, mu=m.mean, sigma=m.covariance, count=np.array(m.count or 0))
+def write_statistics(m: Moments, path: Path | str) -> Path:
+    """Store moments so that :func:`read_statistics` and torch-fidelity users can read them.
+
+    Returns the file's path: ``.npz`` is added to a name that does not end so, as numpy does.
+    """
+    path = Path(path)
+    path = path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
+    fields = {"mu": m.mean, "sigma": m.covariance}
+    if m.count is not None:
+        fields["count"] = np.array(m.count)
+    with path.open("wb") as file:
+        np.savez(file, **fields)  # pyright: ignore[reportArgumentType]
+    return path
 
 
 def torch_fidelity():

@@ -7,9 +7,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -53,6 +56,15 @@ def set_tf32(device: torch.device, wanted: bool) -> None:
 def place() -> tuple[int, int]:
     """Rank and number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def gather(value: T) -> list[T]:
+    """The values of all processes in the first one, in their order; an empty list in the others."""
+    if not dist.is_initialized():
+        return [value]
+    found: list[T] = [value] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found if dist.get_rank() == 0 else []
 
 
 def wait() -> None:
