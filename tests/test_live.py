@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,8 +16,13 @@ pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Page, sync_playwright  # noqa: E402
 
 from meanflow_lite.data.toys import toy  # noqa: E402
-from meanflow_lite.fields import instantaneous  # noqa: E402
+from meanflow_lite.fields import Guided, ProductMixture, instantaneous  # noqa: E402
+from meanflow_lite.identity import total_derivative  # noqa: E402
+from meanflow_lite.losses import adaptive_weight  # noqa: E402
 from meanflow_lite.notebook.live import PICTURES, law_of, live_html  # noqa: E402
+from meanflow_lite.objectives.drifting import drift  # noqa: E402
+from meanflow_lite.runs import PRESETS as SETTINGS  # noqa: E402
+from meanflow_lite.runs import cost  # noqa: E402
 from meanflow_lite.samplers import euler, heun, integrate, rk4, uniform_times  # noqa: E402
 from tools import check_live as tool  # noqa: E402
 from tools import check_pages  # noqa: E402
@@ -131,7 +138,7 @@ def test_another_law_is_told_apart(page):
 def test_path_shows_the_chord_the_tangent_and_the_miss(page):
     shown(page, "path")
     law = toy("mixture_a")
-    for z, r, t in zip(*(x.tolist() for x in states(40, 4)), strict=True):
+    for z, r, t in zip(*(x.tolist() for x in states(20, 4)), strict=True):
         got = numbers(page, z=z, r=r, t=t)
         at = [torch.tensor([x], dtype=DOUBLE) for x in (r, t)]
         state = torch.tensor([[z]], dtype=DOUBLE)
@@ -167,6 +174,186 @@ def test_steps_are_those_of_the_samplers(page):
             close([states[-1] for states in got], want)
 
 
+def test_ranks_and_density_are_those_of_the_law(page):
+    law = toy("mixture_a")
+    for kind in ("ranks", "density"):
+        shown(page, kind)
+        for z, r, t in zip(*(x.tolist() for x in states(20, 6)), strict=True):
+            got = numbers(page, z=z, t=t, **({"r": r} if kind == "ranks" else {}))
+            time = torch.tensor([t], dtype=DOUBLE)
+            if kind == "ranks":
+                state, end = torch.tensor([[z]], dtype=DOUBLE), torch.tensor([r], dtype=DOUBLE)
+                close(got["end"], law.transport(state, end, time))
+                close(got["u"], law.average(state, end, time))
+                close(got["rank"], law.cdf(state, time))
+                continue
+            state = torch.tensor([[got["at"]]], dtype=DOUBLE, requires_grad=True)
+            rank = law.cdf(state, time)
+            close(got["rank"], rank.detach())
+            close(got["density"], torch.autograd.grad(rank.sum(), state)[0])
+
+
+def test_posterior_is_that_of_two_points(page):
+    shown(page, "posterior")
+    assert round(numbers(page, z=0.5, t=0.5)["v"], 2) == -0.52  # by hand: 2 tanh(1) halves
+    two = ProductMixture([[0.5, 0.5]], [[-1.0, 1.0]], [[1e-5, 1e-5]])
+    z, _, t = states(40, 7)
+    for a, b in zip(z.tolist(), (0.1 + 0.9 * t).tolist(), strict=True):
+        got = numbers(page, z=a, t=b)
+        v = two.velocity(torch.tensor([[a]], dtype=DOUBLE), torch.tensor([b], dtype=DOUBLE))
+        close(got["v"], v)
+        assert abs(got["mean"] - (2 * got["upper"] - 1)) < 1e-12
+
+
+def test_steps_shows_errors_of_all_noises(page):
+    shown(page, "steps")
+    law = toy("mixture_a")
+    noise = torch.special.ndtri((torch.arange(41, dtype=DOUBLE) + 0.5) / 41)[:, None]
+    one = torch.ones(41, dtype=DOUBLE)
+    true = law.transport(noise, 0 * one, one)
+    for name, step, calls in (("euler", euler, 1), ("heun", heun, 2), ("rk4", rk4, 4)):
+        ends = integrate(instantaneous(law.velocity), noise, uniform_times(6), step=step)
+        got = numbers(page, solver=name, n=6)
+        close(got["error"], (ends - true).square().mean().sqrt())
+        close(got["nothing"], (noise - true).square().mean().sqrt())
+        assert got["calls"] == 6 * calls
+
+
+def test_pinned_chord_shows_the_total_derivative(page):
+    shown(page, "pinned")
+    law = toy("mixture_a")
+    for z, r, t in zip(*(x.tolist() for x in states(12, 8)), strict=True):
+        t, r = max(t, 0.1), min(r, t - 0.05, 0.9)
+        got = numbers(page, z=z, r=max(r, 0.0), t=t)
+        state = torch.tensor([[got["z"]]], dtype=DOUBLE)
+        times = [torch.tensor([x], dtype=DOUBLE) for x in (max(r, 0.0), t)]
+        v = law.velocity(state, times[1])
+        u, change = total_derivative(law.average, state, *times, v)
+        close([got["u"], got["change"]], torch.stack([u, change]))
+
+
+def test_dual_numbers_are_forward_mode(page):
+    shown(page, "dual")
+    directions = {"total": (1.0, 1.0), "partial": (0.0, 1.0), "space": (1.0, 0.0)}
+    for z, t, v in zip(*(x.tolist() for x in states(10, 9)), strict=True):
+        for along, (space, time) in directions.items():
+            got = numbers(page, z=z, t=t, v=v, along=along)
+            given = [torch.tensor(x, dtype=DOUBLE) for x in (z, t)]
+            tangents = [torch.tensor(x, dtype=DOUBLE) for x in (space * v, time)]
+            value, slope = torch.func.jvp(
+                lambda a, b: a**2 * b + a.tanh(), tuple(given), tuple(tangents)
+            )
+            close([got["value"], got["derivative"]], torch.stack([value, slope]), 1e-12)
+            assert abs(got["difference"] - got["derivative"]) < 1e-6
+
+
+def curve(law, z: torch.Tensor, keep: float, n: int) -> torch.Tensor:
+    """The mean of v on dz/dtau = keep v from (z, 1) to 0, by the library's own solver; ``[B]``."""
+    state = torch.stack([z, torch.zeros_like(z)], 1)
+
+    def both(pair, r, t, y=None):
+        v = law.velocity(pair[:, :1], t)
+        return torch.cat([keep * v, v], 1)
+
+    return -integrate(both, state, uniform_times(n), step=rk4)[:, 1]
+
+
+def test_frozen_goes_from_the_partial_to_the_total_derivative(page):
+    shown(page, "frozen")
+    law = toy("mixture_a")
+    points, mass = np.polynomial.legendre.leggauss(200)
+    times = torch.tensor(points / 2 + 0.5, dtype=DOUBLE)
+    noises = states(12, 10)[0]
+    partly = curve(law, noises, 0.4, 400)
+    for k, z in enumerate(noises.tolist()):
+        still = law.velocity(torch.full((200, 1), z, dtype=DOUBLE), times)[:, 0]
+        close(numbers(page, z=z, keep=0.0)["u"], (still * torch.tensor(mass) / 2).sum())
+        close(numbers(page, z=z, keep=0.4)["u"], partly[k])
+        got = numbers(page, z=z, keep=1.0)
+        close(got["end"], torch.tensor(got["exact"]))
+
+
+def test_rules_are_exact_where_both_pieces_are_jumps(page):
+    shown(page, "rules")
+    law = toy("mixture_a")
+    for z, r, t in zip(*(x.tolist() for x in states(8, 11)), strict=True):
+        gaps = {}
+        for rule in ("eulerian", "lagrangian", "compositional"):
+            for part in (0.02, 0.1):
+                got = numbers(page, rule=rule, z=z, r=r, t=t, part=part)
+                gaps[rule, part] = abs(got["gap"])
+                at = [torch.tensor([x], dtype=DOUBLE) for x in (r, t)]
+                whole = (t - r) * law.average(torch.tensor([[z]], dtype=DOUBLE), *at)
+                close(got["whole"], whole)
+        assert gaps["compositional", 0.1] < 1e-9
+        for rule in ("eulerian", "lagrangian"):
+            assert gaps[rule, 0.1] > gaps[rule, 0.02] or gaps[rule, 0.1] < 1e-3
+
+
+def test_guidance_moves_the_cloud_as_the_library_does(page):
+    shown(page, "guidance")
+    law = toy("classes")
+    noise = torch.tensor(page.evaluate("meanflow.cloud(160)"), dtype=DOUBLE)
+    assert noise.mean(0).abs().max() < 0.1 and (noise.std(0) - 1).abs().max() < 0.1
+    for y, omega in ((0, 1.0), (0, 2.5), (1, 0.0), (1, 4.0)):
+        labels = torch.full((160,), y)
+        field = instantaneous(Guided(law, omega).velocity)
+        ends = integrate(field, noise, uniform_times(24), labels, step=rk4)
+        got = numbers(page, y=str(y), omega=omega)
+        close(got["mean"], ends.mean(0))
+        close(got["spread"], (ends - ends.mean(0)).square().sum(1).mean().sqrt())
+
+
+def test_drift_moves_points_as_the_library_does(page):
+    shown(page, "drift")
+    normal = torch.tensor(page.evaluate("meanflow.cloud(40)"), dtype=DOUBLE)
+    side = torch.where(torch.arange(40) % 2 == 1, 1.4, -1.4).double()
+    data = torch.stack([side + 0.3 * normal[:, 0], 0.3 * normal[:, 1]], 1)
+    other, every = ~torch.eye(40, dtype=torch.bool), torch.ones(40, 40, dtype=torch.bool)
+    for tau, place in ((0.2, (0.3, -0.5)), (0.5, (1.4, 0.0)), (1.0, (-3.0, 1.0))):
+        points = torch.tensor(place, dtype=DOUBLE) + 0.3 * normal.flip(1)
+        for _ in range(3):
+            points = points + drift(points, points, data, tau, (other, every))
+        got = numbers(page, tau=str(tau).removesuffix(".0"), a=place[0], b=place[1], step=3)
+        close(got["points"], points)
+        close(got["drift"], drift(points, points, data, tau, (other, every)))
+
+
+def test_floor_is_the_mean_variance_of_the_targets(page):
+    shown(page, "floor")
+    law = toy("mixture_a")
+    grid = torch.linspace(-8, 8, 3201, dtype=DOUBLE)
+    for z, _, t in zip(*(x.tolist() for x in states(12, 12)), strict=True):
+        got = numbers(page, z=z, t=t)
+        state, time = torch.tensor([[z]], dtype=DOUBLE), torch.tensor([t], dtype=DOUBLE)
+        close(got["variance"], law.velocity_variance(state, time))
+        close(got["v"], law.velocity(state, time))
+        times = time.expand(3201)
+        place = grid[:, None].clone().requires_grad_()
+        density = torch.autograd.grad(law.cdf(place, times).sum(), place)[0][:, 0]
+        variance = law.velocity_variance(grid[:, None], times)
+        close(got["floor"], (variance * density).sum() * 16 / 3200)
+
+
+def test_cost_is_the_estimate(page):
+    shown(page, "cost")
+    for run, gpu, precision, gpus in (("b2", "T4", "float32", 2), ("xl2", "H200", "bfloat16", 64)):
+        settings = replace(SETTINGS[run], bf16=precision == "bfloat16", tf32=False)
+        want = cost.estimate(settings, gpu, gpus, mfu=0.2)
+        got = numbers(page, run=run, gpu=gpu, precision=precision, gpus=gpus, mfu=0.2)
+        hours = [want.hours, want.hours_plain, want.hours_textbook]
+        close([got["step"], got["plain"], got["textbook"]], torch.tensor(hours, dtype=DOUBLE), 1e-9)
+
+
+def test_weight_is_the_adaptive_weight(page):
+    shown(page, "weight")
+    for p, c, error in ((1.0, 1e-3, 2.0), (0.5, 1.0, 0.3), (0.0, 0.1, 4.0)):
+        got = numbers(page, p=p, c=c, error=error)
+        weight = adaptive_weight(torch.tensor([error], dtype=DOUBLE), p, c)
+        close(got["weight"], weight)
+        close(got["printed"], weight * error)
+
+
 # How pictures behave
 
 
@@ -193,11 +380,11 @@ def test_a_picture_answers_and_fits(page, kind):
         ('addEventListener("pointermove"', 'addEventListener("off"', "the mouse"),
         ('addEventListener("pointermove"', 'addEventListener("off"', "a finger"),
         ("[22, 9, 3]", "[12, 9, 3]", "px for a finger"),
-        ('"input", () =>', '"off", () =>', "slider n does not answer"),
+        ('"input", () =>', '"off", () =>', "slider p does not answer"),
     ],
 )
 def test_a_dead_control_is_told(page, old, new, says):
-    text = live_html("hero", id="p", caption=CAPTION)
+    text = live_html("weight", id="p", caption=CAPTION)
     assert old in text
     put(page, text.replace(old, new))
     assert any(says in p for p in tool.check_live(page))
@@ -248,7 +435,9 @@ def test_two_pictures_share_a_page(page):
         ({"kind": "paths"}, "choose one of"),
         ({"id": "Path 1"}, "lower-case letters"),
         ({"caption": "A path"}, "four words"),
-        ({"law": "ring"}, "one dimension"),
+        ({"law": "ring"}, "has dimension 2"),
+        ({"law": "moons", "kind": "nothing"}, "choose one of"),
+        ({"law": "product"}, "one dimension, or one in two with labels"),
         ({"law": "nothing"}, "unknown toy"),
         ({"speed": 3}, "has no speed"),
     ],

@@ -36,22 +36,6 @@
   };
   mf.normal = (p) => mf.solve((x) => mf.phi(x) - p, (x) => Math.exp((-x * x) / 2) / Math.sqrt(2 * Math.PI), -9, 9);
 
-  // Nodes and weights of Gauss and Legendre on [0, 1].
-  mf.legendre = function (n) {
-    const out = [];
-    for (let i = 0; i < n; i++) {
-      let x = Math.cos((Math.PI * (i + 0.75)) / (n + 0.5)), slope = 1;
-      for (let k = 0; k < 20; k++) {
-        let now = 1, last = 0;
-        for (let j = 0; j < n; j++) [now, last] = [((2 * j + 1) * x * now - j * last) / (j + 1), now];
-        slope = (n * (x * now - last)) / (x * x - 1);
-        x -= now / slope;
-      }
-      out.push([(1 - x) / 2, 1 / ((1 - x * x) * slope * slope)]);
-    }
-    return out;
-  };
-
   mf.mixture = function ({ weights, means, stds }) {
     const parts = weights.map((_, k) => k);
     const width = (k, t) => Math.hypot((1 - t) * stds[k], t);

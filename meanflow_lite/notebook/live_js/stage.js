@@ -191,14 +191,15 @@
       this.all.push(made);
       return made;
     }
-    // A slider for state[key]; `values` instead of min, max and step gives uneven steps.
-    slider({ key, label, min = 0, max = 1, step = 0.01, values, text = (x) => mf.show(x) }) {
+    // A slider for state[key]; `values` instead of min, max and step gives uneven steps; `change` turns
+    // a value into the change of the state.
+    slider({ key, label, min = 0, max = 1, step = 0.01, values, text = (x) => mf.show(x), change = (x) => ({ [key]: x }) }) {
       const box = element(this.knobs, "label", { class: "mf-slide" });
       element(box, "span").textContent = label;
       const [low, high, by] = values ? [0, values.length - 1, 1] : [min, max, step];
       const input = element(box, "input", { type: "range", min: low, max: high, step: by, "data-key": key });
       const shown = element(box, "output");
-      input.addEventListener("input", () => this.set({ [key]: values ? values[Number(input.value)] : Number(input.value) }));
+      input.addEventListener("input", () => this.set(change(values ? values[Number(input.value)] : Number(input.value))));
       this.refresh.push(() => {
         const now = this.state[key];
         const near = values && values.reduce((best, v, i) => (Math.abs(v - now) < Math.abs(values[best] - now) ? i : best), 0);
