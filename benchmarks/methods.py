@@ -50,6 +50,7 @@ from meanflow_lite.objectives import (
     TerminalVelocity,
 )
 from meanflow_lite.paths import Below, Uniform
+from meanflow_lite.randomness import Random
 from meanflow_lite.samplers import integrate, jump_and_renoise, sample, uniform_times
 from meanflow_lite.training.loop import Diverged, TrainConfig, Trainer, train
 
@@ -129,10 +130,10 @@ def gradient_noise(trainer: Trainer, draws: int = 16) -> dict[str, float]:
     samples = []
     for k in range(draws):
         x, y = trainer.batches(10_000 + k, trainer.config.batch, trainer.config.seed)
-        ctx = trainer._context(trainer.step, 0, seeded(trainer.config.seed, 10_000 + k))
+        ctx = trainer._context(trainer.step, 0, Random(trainer.config.seed, 10_000 + k))
         trainer.net.zero_grad()
         draw = trainer.objective.draw(x, y, ctx)
-        loss = trainer.module(draw, replace(ctx, generator=None))
+        loss = trainer.module(draw, replace(ctx, random=None))
         loss.per_sample.mean().backward()
         grads = [p.grad.flatten() for p in trainer.net.parameters() if p.grad is not None]
         samples.append(torch.cat(grads))

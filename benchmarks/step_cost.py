@@ -34,6 +34,7 @@ from meanflow_lite.networks import DiT, DiTConfig
 from meanflow_lite.objectives import MeanFlow
 from meanflow_lite.objectives.base import Context, Draw
 from meanflow_lite.paths import bcast
+from meanflow_lite.randomness import Random
 
 CLASSES = 10
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -189,7 +190,7 @@ def batch(setting: Setting) -> Draw:
     size = setting.config.image_size
     x = torch.randn(setting.batch, 4, size, size, generator=generator).to(DEVICE)
     y = torch.randint(CLASSES, (setting.batch,), generator=generator).to(DEVICE)
-    ctx = Context(network(setting), None, torch.zeros(()), generator)
+    ctx = Context(network(setting), None, torch.zeros(()), Random(1))
     return MeanFlow(p_equal=setting.p_equal).draw(x, y, ctx)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -103,9 +104,11 @@ class Scales:
         """Scales ``[B]`` from draws on [0, 1)."""
         power = 1 - self.beta
         if power == 0:
-            return self.low * (self.high / self.low) ** uniform
+            return self.low * torch.from_numpy(np.power(self.high / self.low, uniform.numpy()))
         low, high = self.low**power, self.high**power
-        return (low + (high - low) * uniform) ** (1 / power)
+        mixed = low + (high - low) * uniform
+        # NumPy's power rounds alike in every row, so that parts agree with the whole batch
+        return torch.from_numpy(np.power(mixed.numpy(), 1 / power))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
+from scipy.special import expit
 from torch import Tensor
 
 
@@ -64,7 +65,12 @@ def check_times(r: Tensor, t: Tensor) -> None:
 
 @runtime_checkable
 class TimeLaw(Protocol):
-    """A law of one time on [0, 1]: maps standard uniforms and normals to times."""
+    """A law of one time on [0, 1]: maps standard uniforms and normals to times.
+
+    It is called with the rows of one part of a batch, on the CPU. Vectorized functions of PyTorch
+    may round differently at the end of a tensor; those of NumPy and SciPy do not, so that with
+    them any split of a batch has the same times to the last bit.
+    """
 
     def __call__(self, normal: Tensor, uniform: Tensor) -> Tensor:
         """Times in [0, 1] from independent standard normal and uniform draws of one shape."""
@@ -95,16 +101,19 @@ class LogitNormal:
             raise ValueError(f"std of a logit-normal law must be positive: got {self.std}")
 
     def __call__(self, normal: Tensor, uniform: Tensor) -> Tensor:
-        """Squash the normal draws."""
-        return torch.sigmoid(self.mean + self.std * normal)
+        """Squash the normal draws, by a function that rounds alike in every row of a tensor."""
+        return torch.from_numpy(expit((self.mean + self.std * normal).numpy()))
 
 
 @runtime_checkable
 class PairLaw(Protocol):
     """A law of the two ends ``r <= t`` of a jump."""
 
-    def __call__(self, time: Callable[[TimeLaw], Tensor]) -> tuple[Tensor, Tensor]:
-        """``(r, t)``, each ``[B]``; ``time(law)`` draws one time a row from a law."""
+    def __call__(self, time: Callable[[TimeLaw, str], Tensor]) -> tuple[Tensor, Tensor]:
+        """``(r, t)``, each ``[B]``; ``time(law, stream)`` draws one time a row from a law.
+
+        Draws of one stream are equal: independent times have streams of different names.
+        """
         ...
 
 
@@ -114,9 +123,9 @@ class Ordered:
 
     law: TimeLaw = LogitNormal()
 
-    def __call__(self, time: Callable[[TimeLaw], Tensor]) -> tuple[Tensor, Tensor]:
+    def __call__(self, time: Callable[[TimeLaw, str], Tensor]) -> tuple[Tensor, Tensor]:
         """Draw twice and sort."""
-        a, b = time(self.law), time(self.law)
+        a, b = time(self.law, "a"), time(self.law, "b")
         return torch.minimum(a, b), torch.maximum(a, b)
 
 
@@ -126,10 +135,10 @@ class Below:
 
     law: TimeLaw = LogitNormal()
 
-    def __call__(self, time: Callable[[TimeLaw], Tensor]) -> tuple[Tensor, Tensor]:
+    def __call__(self, time: Callable[[TimeLaw, str], Tensor]) -> tuple[Tensor, Tensor]:
         """Draw t, then r below it."""
-        t = time(self.law)
-        return t * time(Uniform()), t
+        t = time(self.law, "t")
+        return t * time(Uniform(), "r / t"), t
 
 
 @dataclass(frozen=True)
@@ -139,10 +148,10 @@ class Separate:
     t_law: TimeLaw = LogitNormal(-0.6, 1.6)
     r_law: TimeLaw = LogitNormal(-4.0, 1.6)
 
-    def __call__(self, time: Callable[[TimeLaw], Tensor]) -> tuple[Tensor, Tensor]:
+    def __call__(self, time: Callable[[TimeLaw, str], Tensor]) -> tuple[Tensor, Tensor]:
         """Draw both and cut r at t."""
-        t = time(self.t_law)
-        return torch.minimum(time(self.r_law), t), t
+        t = time(self.t_law, "t")
+        return torch.minimum(time(self.r_law, "r"), t), t
 
 
 @dataclass(frozen=True)
@@ -151,9 +160,9 @@ class ToData:
 
     law: TimeLaw = LogitNormal()
 
-    def __call__(self, time: Callable[[TimeLaw], Tensor]) -> tuple[Tensor, Tensor]:
+    def __call__(self, time: Callable[[TimeLaw, str], Tensor]) -> tuple[Tensor, Tensor]:
         """Draw t; r is zero."""
-        t = time(self.law)
+        t = time(self.law, "t")
         return torch.zeros_like(t), t
 
 

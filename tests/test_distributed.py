@@ -126,12 +126,14 @@ def test_micro_batches_are_one_batch(name):
 
 @pytest.mark.parametrize(("accumulate", "bf16"), COMBINED)
 def test_processes_times_micro_batches_are_one_batch(two, accumulate, bf16):
-    """In bfloat16 to its three digits; and the two processes agree to the last bit."""
+    """In bfloat16 as closely as its own rounding; and the two agree to the last bit."""
     weights, _ = result(trainer(MeanFlow(), 1, bf16))
     first, second = (two[rank][f"{accumulate} {bf16}"][0] for rank in (0, 1))
-    tolerance = 3e-3 if bf16 else TOLERANCE
-    torch.testing.assert_close(first, weights, rtol=tolerance, atol=tolerance)
     exact, _ = result(trainer(MeanFlow()))
-    rounded = max(float((weights[k] - exact[k]).abs().max()) for k in exact)
-    assert (rounded > 1e-4) == bf16
+
+    def apart(a, b):
+        return max(float((a[k] - b[k]).abs().max()) for k in exact)
+
+    assert (apart(weights, exact) > 1e-4) == bf16
+    assert apart(first, weights) < (3 * apart(weights, exact) if bf16 else TOLERANCE)
     assert all(torch.equal(first[k], second[k]) for k in weights)

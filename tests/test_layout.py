@@ -11,6 +11,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "meanflow_lite"
 ORDER = [
+    "randomness",
     "paths",
     "domains",
     "fields",

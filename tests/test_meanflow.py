@@ -24,6 +24,7 @@ from meanflow_lite.objectives import (
     exact,
 )
 from meanflow_lite.paths import ToData, Uniform
+from meanflow_lite.randomness import Random
 
 B = 32
 
@@ -40,7 +41,7 @@ def nowhere(z, r, t, y=None):
 
 
 def context(teacher=None) -> Context:
-    return Context(nowhere, teacher, torch.tensor(0.5), seeded(0, 0))
+    return Context(nowhere, teacher, torch.tensor(0.5), Random(0))
 
 
 def gradient(loss, net):

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from meanflow_lite.data.batches import FromTensors, seeded
+from meanflow_lite.data.batches import FromTensors
 from meanflow_lite.networks.mlp import MLP, MLPDiscriminator
 from meanflow_lite.objectives import OBJECTIVES, AdversarialDistillation, Objective
 from meanflow_lite.objectives.base import Context
+from meanflow_lite.randomness import Random
 from meanflow_lite.training import TrainConfig, Trainer
 from meanflow_lite.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -24,7 +25,7 @@ def make(name: str, dim: int) -> Objective:
 
 
 def context(net, progress=0.4):
-    return Context(net, net, torch.tensor(progress), seeded(1))
+    return Context(net, net, torch.tensor(progress), Random(1))
 
 
 def network(dim: int) -> MLP:
@@ -59,10 +60,10 @@ def test_the_loss_is_a_pure_function_of_its_draws(name):
     net, objective = network(2), make(name, 2)
     x, y = torch.randn(16, 2), torch.arange(16) % CLASSES
     draw = objective.draw(x, y, context(net))
-    blind = replace(context(net), generator=None)
+    blind = replace(context(net), random=None)
     first, second = (objective(net, draw, blind).per_sample for _ in range(2))
     torch.testing.assert_close(first, second, rtol=0.0, atol=0.0)
-    other = objective(net, objective.draw(x, y, replace(context(net), generator=seeded(2))), blind)
+    other = objective(net, objective.draw(x, y, replace(context(net), random=Random(2))), blind)
     assert not torch.equal(first, other.per_sample)
 
 
@@ -90,7 +91,7 @@ for name in OBJECTIVES:
     net, objective = network(2), make(name, 2)
     x, y = torch.randn(16, 2), torch.arange(16) % CLASSES
     draw = objective.draw(x, y, context(net))
-    ctx = replace(context(net), generator=None)
+    ctx = replace(context(net), random=None)
     loss = lambda: objective(net, draw, ctx).per_sample
     one = torch.compile(loss, backend="eager", fullgraph=True)
     try:

@@ -29,6 +29,7 @@ from meanflow_lite.objectives.base import Context
 from meanflow_lite.objectives.drifting import drift
 from meanflow_lite.objectives.schedules import Constant, Doubling, Sigmoid
 from meanflow_lite.paths import Uniform, bcast
+from meanflow_lite.randomness import Random
 from meanflow_lite.samplers import integrate, sample, uniform_times
 
 
@@ -45,7 +46,7 @@ def nothing(z, r, t, y=None):
 
 
 def context(u=nothing, teacher=None, progress=0.5):
-    return Context(u, teacher, torch.tensor(progress), seeded(3))
+    return Context(u, teacher, torch.tensor(progress), Random(3))
 
 
 def batch(data=None, n=64):

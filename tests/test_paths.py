@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from meanflow_lite.data.batches import seeded
 from meanflow_lite.objectives import Context, MeanFlow
 from meanflow_lite.paths import (
     Below,
@@ -20,6 +19,7 @@ from meanflow_lite.paths import (
     count_equal,
     interpolate,
 )
+from meanflow_lite.randomness import Random
 
 N = 20_000
 
@@ -29,7 +29,7 @@ def nowhere(z, r, t, y=None):
 
 
 def context(part: int = 0, parts: int = 1) -> Context:
-    return Context(nowhere, None, torch.tensor(0.0), seeded(0, 0), part, parts)
+    return Context(nowhere, None, torch.tensor(0.0), Random(0), part, parts)
 
 
 @pytest.mark.parametrize("shape", [(5,), (5, 2), (5, 4, 3, 3)])
@@ -49,18 +49,18 @@ def test_logit_normal_is_its_law(mean, std):
 
 
 def test_ordered_uniform_pair_has_the_densities_of_minimum_and_maximum():
-    r, t = Ordered(Uniform())(lambda law: context().time(law, torch.empty(N, 1)))
-    assert torch.equal(r, t), "one generator state twice: the same draw"
     ctx = context()
-    r, t = Ordered(Uniform())(lambda law: ctx.time(law, torch.empty(N, 1)))
+    r, t = Ordered(Uniform())(lambda law, stream: ctx.time(law, torch.empty(N, 1), stream))
     assert stats.kstest(t.numpy(), lambda s: s**2).pvalue > 1e-3
     assert stats.kstest(r.numpy(), lambda s: 1 - (1 - s) ** 2).pvalue > 1e-3
+    r, t = Ordered(Uniform())(lambda law, stream: ctx.time(law, torch.empty(N, 1), "t"))
+    assert torch.equal(r, t), "the negative control: one stream twice is the same draw"
 
 
 @pytest.mark.parametrize("pair", [Ordered(), Below(), Separate(), ToData()])
 def test_every_pair_law_keeps_the_order(pair):
     ctx = context()
-    r, t = pair(lambda law: ctx.time(law, torch.empty(N, 1)))
+    r, t = pair(lambda law, stream: ctx.time(law, torch.empty(N, 1), stream))
     check_times(r, t)
     assert ((r < t).float().mean() > 0.4) and t.max() > 0.9
 

@@ -14,6 +14,7 @@ from meanflow_lite.guidance import Guidance
 from meanflow_lite.networks import build
 from meanflow_lite.objectives import MeanFlow
 from meanflow_lite.objectives.base import Context
+from meanflow_lite.randomness import Random
 
 NULL = 3
 
@@ -52,7 +53,7 @@ def both_gradients(dtype, p_equal, guidance):
     x = torch.randn(8, 2, 4, 4, generator=generator).to(dtype)
     y = torch.tensor([0, 1, 2, NULL, 0, 1, 2, NULL])
     objective = MeanFlow(p_equal=p_equal, p=1.0, c=1e-3, guidance=guidance)
-    ctx = Context(net, None, torch.zeros(()), generator)
+    ctx = Context(net, None, torch.zeros(()), Random(2))
     draw = objective.draw(x, y, ctx)
     fast = gradients(objective(net, draw, ctx).per_sample.mean(), net)
     return fast, gradients(textbook_loss(net, draw, guidance, 1.0, 1e-3), net)

@@ -25,8 +25,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from meanflow_lite.data.batches import Batch, epoch_rows, seeded
+from meanflow_lite.data.batches import Batch, epoch_rows
 from meanflow_lite.data.images import BadImage, ImageFolder, read_image
+from meanflow_lite.randomness import Random
 
 MANIFEST = "manifest.json"
 SCALE = 0.18215
@@ -238,10 +239,9 @@ class LatentCache:
     def __call__(self, step: int, size: int, seed: int, part: int = 0, parts: int = 1) -> Batch:
         """Rows ``part::parts`` of one step: ``(mean + std * noise) * scale`` and labels."""
         rows = epoch_rows(len(self), step, size, seed)[part::parts]
-        # a generator a row: no process draws the noise of the others
-        generators = [seeded(seed, step, 4, i) for i in range(part, size, parts)]
-        views = torch.tensor([int(torch.randint(self.views, (), generator=g)) for g in generators])
-        noise = torch.stack([torch.randn(self.shape, generator=g) for g in generators])
+        random, places = Random(seed, step), range(part, size, parts)
+        views = (random.uniform("view", places) * self.views).long()
+        noise = random.normal("latent", places, *self.shape)
         mean, std = self.moments(rows, views).chunk(2, 1)
         x = (mean + std * noise) * self.scale
         if not torch.isfinite(x).all():

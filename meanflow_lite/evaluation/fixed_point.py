@@ -25,6 +25,7 @@ from meanflow_lite.data.batches import Distribution, seeded
 from meanflow_lite.fields import Field, ProductMixture
 from meanflow_lite.objectives.base import Context, Objective
 from meanflow_lite.paths import bcast
+from meanflow_lite.randomness import Random
 
 #: ``f(z, r, t)`` with the shape of z; the times come broadcast to it.
 TestFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -121,7 +122,7 @@ def gradient_at(
         theta = torch.zeros(rows, len(functions), dtype=torch.float64, requires_grad=True)
         u = _Perturbed(field, theta, functions, num_classes)
         frozen = u if teacher is None else _Perturbed(teacher, theta, (), num_classes)
-        ctx = Context(u.clean, frozen.clean, torch.tensor(progress), seeded(seed, batch, 0))
+        ctx = Context(u.clean, frozen.clean, torch.tensor(progress), Random(seed, batch))
         draw = objective.draw(x.double(), torch.arange(rows) * (num_classes + 1) + label, ctx)
         objective(u, draw, ctx).per_sample.sum().backward()
         assert theta.grad is not None

@@ -38,6 +38,7 @@ from meanflow_lite.objectives import (
 from meanflow_lite.objectives.base import Context, Draw, Loss
 from meanflow_lite.objectives.schedules import Constant
 from meanflow_lite.paths import Ordered, bcast
+from meanflow_lite.randomness import Random
 from meanflow_lite.samplers import Times, sample
 from meanflow_lite.training.loop import LossModule, TrainConfig, Trainer
 
@@ -139,7 +140,7 @@ def share_never_averaged(pick: Callable[[nn.Module], nn.Module]) -> float:
             seen: list[int] = []
             module.register_comm_hook(seen, _count)
             draw = objective.draw(gaussian().sample(64, seeded(0))[0], None, ctx)
-            pick(module)(draw, replace(ctx, generator=None)).per_sample.mean().backward()
+            pick(module)(draw, replace(ctx, random=None)).per_sample.mean().backward()
         finally:
             dist.destroy_process_group()
     return 1 - sum(seen) / sum(p.numel() for p in module.parameters())
@@ -254,7 +255,7 @@ def _inner(ddp: nn.Module) -> nn.Module:
 
 
 def _context() -> Context:
-    return Context(_zero, None, torch.tensor(0.5), seeded(0))
+    return Context(_zero, None, torch.tensor(0.5), Random(0))
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from meanflow_lite.objectives.shortcut import Shortcut
 from meanflow_lite.objectives.splitmeanflow import SplitMeanFlow
 from meanflow_lite.objectives.terminal_velocity import TerminalVelocity
 from meanflow_lite.objectives.velocities import CONDITIONAL, JOINT, TEACHER, Velocity, exact
+from meanflow_lite.randomness import Random
 
 OBJECTIVES: dict[str, type] = {
     "flow_matching": FlowMatching,
@@ -72,6 +73,7 @@ __all__ = [
     "Loss",
     "MeanFlow",
     "Objective",
+    "Random",
     "Velocity",
     "domain_of",
     "dyadic",

@@ -49,10 +49,9 @@ class AdversarialDistillation(nn.Module):
 
     def draw(self, x: Tensor, y: Tensor | None, ctx: Context) -> Draw:
         """Draw eps, a student time t, the teacher's time s and its noise."""
-        like = x.new_empty(len(x))
-        times = torch.tensor(self.times, dtype=x.dtype, device=x.device)
-        t = times[(ctx.uniform(like) * len(times)).long()]
-        extra = {"s": ctx.uniform(like), "noise": ctx.normal(x)}
+        uniform = ctx.uniform(x, "t")
+        t = uniform.new_tensor(self.times)[(uniform * len(self.times)).long()]
+        extra = {"s": ctx.uniform(x, "s"), "noise": ctx.normal(x, "teacher's noise")}
         return Draw(x, y, ctx.normal(x), torch.zeros_like(t), t, extra=extra)
 
     def score(self, x: Tensor, y: Tensor | None, parameters: Mapping[str, Tensor]) -> Tensor:

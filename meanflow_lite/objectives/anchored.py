@@ -28,10 +28,10 @@ def draw_anchored(
 ) -> Draw:
     """Draw eps, r and t; the first rows, a share ``p_equal`` of the whole batch, have r = t."""
     eps = ctx.normal(x)
-    r, t = pair(lambda law: ctx.time(law, x))
+    r, t = pair(lambda law, stream: ctx.time(law, x, stream))
     n_equal = ctx.share(count_equal(p_equal, len(x) * ctx.parts))
     if dropout is not None:
-        y = dropout(y, ctx.uniform(x.new_empty(len(x))))
+        y = dropout(y, ctx.uniform(x, "dropout"))
     return Draw(x=x, y=y, eps=eps, r=equal_rows(r, t, n_equal), t=t, n_equal=n_equal)
 
 

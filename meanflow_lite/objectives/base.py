@@ -6,9 +6,9 @@ types and no method by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -26,6 +26,7 @@ from meanflow_lite.domains import (
 )
 from meanflow_lite.fields import Field
 from meanflow_lite.paths import TimeLaw, conditional_velocity, interpolate
+from meanflow_lite.randomness import Random
 
 __all__ = [
     "ANY",
@@ -48,48 +49,57 @@ __all__ = [
 class Context:
     """All that an objective may know beyond its batch.
 
-    A step is split into ``parts`` (processes times micro-batches). Every part draws for the
-    whole batch from the same generator and takes rows ``part, part + parts, ...``: one process
-    and many then train on the same rows.
+    A step is split into ``parts`` (processes times micro-batches), and part k has the rows
+    ``k, k + parts, ...`` of the batch. A draw is a function of seed, step, row and the name of
+    its stream alone: any split trains on the same numbers, and no part draws those of another.
+    Draws are float32 numbers, whatever the data is; for float64 data they come as float64.
     """
 
     u_ema: Field
     teacher: Field | None
     progress: Tensor  # [] in [0, 1], the share of training done
-    generator: torch.Generator | None  # on the CPU, seeded by (seed, step); None in the pure call
+    random: Random | None  # of this step; None in the pure call
     part: int = 0
     parts: int = 1
 
-    def normal(self, like: Float[Tensor, " b *d"]) -> Float[Tensor, " b *d"]:
-        """Standard normal draws with the shape, type and device of ``like``."""
-        return self._rows(torch.randn, like.shape).to(like)
+    def normal(self, like: Float[Tensor, " b *d"], stream: str = "noise") -> Tensor:
+        """Standard normal draws with the shape and device of ``like``."""
+        return _as(self._random.normal(stream, self._rows(like), *like.shape[1:]), like)
 
-    def uniform(self, like: Float[Tensor, " b *d"]) -> Float[Tensor, " b *d"]:
-        """Uniform draws on [0, 1) with the shape, type and device of ``like``."""
-        return self._rows(torch.rand, like.shape).to(like)
+    def uniform(self, like: Float[Tensor, " b *d"], stream: str) -> Float[Tensor, " b"]:
+        """Uniform draws on [0, 1), one a row, on the device of ``like``."""
+        return _as(self._random.uniform(stream, self._rows(like)), like)
 
-    def time(self, law: TimeLaw, like: Float[Tensor, " b *d"]) -> Float[Tensor, " b"]:
+    def time(self, law: TimeLaw, like: Float[Tensor, " b *d"], stream: str = "t") -> Tensor:
         """One time a row, ``[B]``, from ``law``."""
-        n = len(like) * self.parts
-        # The law is applied before the rows are cut: vectorized functions round differently at
-        # the end of a tensor, and parts have to agree with the whole to the last bit.
-        whole = law(*(draw(n, generator=self.generator) for draw in (torch.randn, torch.rand)))
-        return whole[self.part :: self.parts].to(like)
+        return _as(law(*self._random.pair(stream, self._rows(like))), like)
 
     def share(self, n: int) -> int:
         """How many of the first ``n`` rows of the whole batch belong to this part."""
         return len(range(self.part, n, self.parts))
 
-    def _rows(self, law: Any, shape: Sequence[int]) -> Tensor:
-        whole = law(shape[0] * self.parts, *shape[1:], generator=self.generator)
-        return whole[self.part :: self.parts]
+    @property
+    def _random(self) -> Random:
+        if self.random is None:
+            raise ValueError("this context draws nothing: give it random=Random(seed, step)")
+        return self.random
+
+    def _rows(self, like: Tensor) -> range:
+        """Where the rows of this part stand in the whole batch."""
+        return range(self.part, len(like) * self.parts, self.parts)
+
+
+def _as(draws: Tensor, like: Tensor) -> Tensor:
+    """On the device of ``like``, in its type unless that is of half precision."""
+    return draws.to(like.device, torch.promote_types(like.dtype, torch.float32))
 
 
 @dataclass(frozen=True)
 class Draw:
     """The random draws of one step: rows ``[0, n_equal)`` have ``r = t``.
 
-    ``extra`` holds what one method needs beyond the common ones, by name.
+    ``extra`` holds what one method needs beyond the common ones, by name. Data of half precision
+    is taken to float32: a method's arithmetic is exact to more digits than its data.
     """
 
     x: Float[Tensor, " b *d"]
@@ -100,14 +110,18 @@ class Draw:
     n_equal: int = 0
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.x.dtype in (torch.bfloat16, torch.float16):
+            object.__setattr__(self, "x", self.x.float())
+
     @property
     def z(self) -> Float[Tensor, " b *d"]:
-        r""":math:`z_t = (1 - t) x + t \\epsilon`."""
+        r""":math:`z_t = (1 - t) x + t \epsilon`."""
         return interpolate(self.x, self.eps, self.t)
 
     @property
     def v(self) -> Float[Tensor, " b *d"]:
-        r"""The conditional velocity :math:`\\epsilon - x`."""
+        r"""The conditional velocity :math:`\epsilon - x`."""
         return conditional_velocity(self.x, self.eps)
 
     def rows(self, start: int, stop: int | None = None) -> Draw:

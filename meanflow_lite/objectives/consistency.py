@@ -48,7 +48,7 @@ class Consistency(SingleStage):
             index = (t * n).ceil().clamp(1, n)
             t, extra = index / n, {"s": (index - 1) / n}
         if self.dropout is not None:
-            y = self.dropout(y, ctx.uniform(x.new_empty(len(x))))
+            y = self.dropout(y, ctx.uniform(x, "dropout"))
         return Draw(x=x, y=y, eps=eps, r=torch.zeros_like(t), t=t, extra=extra)
 
     def __call__(self, u: Field, draw: Draw, ctx: Context) -> Loss:

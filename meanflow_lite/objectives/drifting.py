@@ -56,8 +56,9 @@ class Drifting(SingleStage):
 
     def draw(self, x: Tensor, y: Tensor | None, ctx: Context) -> Draw:
         """Draw eps; the only jump is from 1 to 0."""
-        one = torch.ones_like(x[(slice(None), *(0,) * (x.ndim - 1))])
-        return Draw(x=x, y=y, eps=ctx.normal(x), r=torch.zeros_like(one), t=one)
+        eps = ctx.normal(x)
+        one = eps.new_ones(len(x))
+        return Draw(x=x, y=y, eps=eps, r=torch.zeros_like(one), t=one)
 
     def __call__(self, u: Field, draw: Draw, ctx: Context) -> Loss:
         """The loss is the squared drift: its size, not its gradient, falls at the solution."""

@@ -29,7 +29,7 @@ class FlowMatching(SingleStage):
         """Draw eps and one time a row."""
         eps, t = ctx.normal(x), ctx.time(self.law, x)
         if self.dropout is not None:
-            y = self.dropout(y, ctx.uniform(x.new_empty(len(x))))
+            y = self.dropout(y, ctx.uniform(x, "dropout"))
         return Draw(x=x, y=y, eps=eps, r=t, t=t, n_equal=len(x))
 
     def __call__(self, u: Field, draw: Draw, ctx: Context) -> Loss:

@@ -75,7 +75,7 @@ class MeanFlow(SingleStage):
         draw = draw_anchored(x, y, ctx, self.pair, self.p_equal, self.dropout)
         if self.guidance is None or self.guidance.scales is None:
             return draw
-        scales = self.guidance.scales(ctx.uniform(x.new_empty(len(x))))
+        scales = self.guidance.scales(ctx.uniform(x, "omega"))
         return replace(draw, extra={"omega": scales})
 
     def __call__(self, u: Field, draw: Draw, ctx: Context) -> Loss:

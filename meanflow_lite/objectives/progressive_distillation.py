@@ -41,14 +41,14 @@ class ProgressiveDistillation:
 
     def draw(self, x: Tensor, y: Tensor | None, ctx: Context) -> Draw:
         """Draw eps and t on the grid of the stage; ``ends`` is what the teacher is told as r."""
-        eps, like = ctx.normal(x), x.new_empty(len(x))
+        eps = ctx.normal(x)
         stage = self.stage(float(ctx.progress))
         d = 2.0 ** (stage + 1 - self.halvings)
-        t = d * ((ctx.uniform(like) / d).floor() + 1)
+        t = d * ((ctx.uniform(x, "t") / d).floor() + 1)
         middle = t - d / 2
         ends = torch.stack([t, middle] if stage == 0 else [middle, t - d], 1)
         if self.dropout is not None:
-            y = self.dropout(y, ctx.uniform(like))
+            y = self.dropout(y, ctx.uniform(x, "dropout"))
         return Draw(x=x, y=y, eps=eps, r=t - d, t=t, extra={"middle": middle, "ends": ends})
 
     def __call__(self, u: Field, draw: Draw, ctx: Context) -> Loss:

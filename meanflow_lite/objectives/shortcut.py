@@ -44,14 +44,14 @@ class Shortcut(SingleStage):
 
     def draw(self, x: Tensor, y: Tensor | None, ctx: Context) -> Draw:
         """Draw eps, the level of each row, and t among the multiples of its width."""
-        eps, like = ctx.normal(x), x.new_empty(len(x))
+        eps = ctx.normal(x)
         n_base = ctx.share(count_equal(self.p_base, len(x) * ctx.parts))
-        level = (ctx.uniform(like) * self.levels).floor()  # 0 ... levels - 1
+        level = (ctx.uniform(x, "level") * self.levels).floor()  # 0 ... levels - 1
         level[:n_base] = self.levels
         d = 2.0**-level
-        t = d * ((ctx.uniform(like) / d).floor() + 1)
+        t = d * ((ctx.uniform(x, "t") / d).floor() + 1)
         if self.dropout is not None:
-            y = self.dropout(y, ctx.uniform(like))
+            y = self.dropout(y, ctx.uniform(x, "dropout"))
         return Draw(x=x, y=y, eps=eps, r=t - d, t=t, n_equal=n_base)
 
     def __call__(self, u: Field, draw: Draw, ctx: Context) -> Loss:

@@ -35,7 +35,7 @@ class SplitMeanFlow(SingleStage):
     def draw(self, x: Tensor, y: Tensor | None, ctx: Context) -> Draw:
         """Draw eps, r, t and lambda."""
         draw = draw_anchored(x, y, ctx, self.pair, self.p_equal, self.dropout)
-        return replace(draw, extra={"lambda": ctx.uniform(draw.t)})
+        return replace(draw, extra={"lambda": ctx.uniform(x, "lambda")})
 
     def __call__(self, u: Field, draw: Draw, ctx: Context) -> Loss:
         """Three evaluations on the jump rows, two of them without a graph."""

@@ -38,7 +38,9 @@ class TerminalVelocity(SingleStage):
     def draw(self, x: Tensor, y: Tensor | None, ctx: Context) -> Draw:
         """Draw eps, r, t and the time s of the flow matching term."""
         draw = draw_anchored(x, y, ctx, self.pair, 0.0, self.dropout)
-        return Draw(draw.x, draw.y, draw.eps, draw.r, draw.t, extra={"s": ctx.time(self.law, x)})
+        return Draw(
+            draw.x, draw.y, draw.eps, draw.r, draw.t, extra={"s": ctx.time(self.law, x, "s")}
+        )
 
     def __call__(self, u: Field, draw: Draw, ctx: Context) -> Loss:
         """The terminal term needs a network that can be differentiated twice."""

@@ -16,9 +16,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from meanflow_lite.data.batches import Ahead, Batches, seeded
+from meanflow_lite.data.batches import Ahead, Batches
 from meanflow_lite.fields import Field
 from meanflow_lite.objectives.base import Context, Draw, Loss, Objective, trained
+from meanflow_lite.randomness import Random
 from meanflow_lite.training.ema import Ema
 
 
@@ -175,10 +176,10 @@ class Trainer:
         while self.step < until:
             yield self._advance()
 
-    def _context(self, step: int, part: int, generator: torch.Generator | None) -> Context:
+    def _context(self, step: int, part: int, random: Random | None) -> Context:
         progress = torch.tensor(step / self.config.steps)
         u_ema = self.target.net if self.target else self.averages[0].net
-        return Context(u_ema, self.teacher, progress, generator, part, self.parts)  # pyright: ignore
+        return Context(u_ema, self.teacher, progress, random, part, self.parts)  # pyright: ignore
 
     def _advance(self) -> Record:
         config = self.config
@@ -227,8 +228,7 @@ class Trainer:
         step, micro = divmod(n, config.accumulate)
         part = self.rank * config.accumulate + micro
         x, y = self.batches(step, config.batch, config.seed, part, self.parts)
-        generator = seeded(config.seed, step, 0)
-        draw = self.objective.draw(x, y, self._context(step, part, generator))
+        draw = self.objective.draw(x, y, self._context(step, part, Random(config.seed, step)))
         return draw.map(Tensor.pin_memory) if self.device.type == "cuda" else draw
 
     def _backward(self, micro: int) -> Loss:
