@@ -69,7 +69,7 @@ def test_alphaflow_tends_to_meanflow_linearly_in_alpha(net):
 
     near, far = distance(1e-4), distance(2e-4)
     torch.testing.assert_close(far / near, torch.tensor(2.0), rtol=0.02, atol=0.0)
-    assert distance(0.5) > 0.1 * limit.norm()
+    assert distance(0.5) > 300 * near  # the limit is not the method
 
 
 def test_alphaflow_with_its_weight_tends_to_weighted_meanflow(net):
@@ -122,7 +122,7 @@ def test_improved_meanflow_along_eps_minus_x_has_meanflows_gradient(net):
     same = ImprovedMeanFlow(tangent_velocity=CONDITIONAL, **options)
     torch.testing.assert_close(gradient(same, net, draw, ctx), wanted)
     other = gradient(ImprovedMeanFlow(**options), net, draw, ctx)
-    assert (other - wanted).norm() > 1e-2 * wanted.norm()
+    assert (other - wanted).norm() > 1e-3 * wanted.norm()
 
 
 def test_improved_meanflow_refuses_a_network_without_the_head(net):
