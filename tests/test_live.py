@@ -240,7 +240,7 @@ def test_dual_numbers_are_forward_mode(page):
             got = numbers(page, z=z, t=t, v=v, along=along)
             given = [torch.tensor(x, dtype=DOUBLE) for x in (z, t)]
             tangents = [torch.tensor(x, dtype=DOUBLE) for x in (space * v, time)]
-            value, slope = torch.func.jvp(
+            value, slope = torch.func.jvp(  # type: ignore[reportAssignmentType]
                 lambda a, b: a**2 * b + a.tanh(), tuple(given), tuple(tangents)
             )
             close([got["value"], got["derivative"]], torch.stack([value, slope]), 1e-12)

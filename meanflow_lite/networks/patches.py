@@ -19,7 +19,7 @@ def unpatchify(patches: Tensor, patch: int) -> Tensor:
 
 
 def check_rows(z: Tensor, shape: tuple[int, ...], rows: Mapping[str, Tensor | None]) -> None:
-    """Raise `ValueError` unless `z` is [B, *shape] and each of `rows` that is there is [B]."""
+    """Raise `ValueError` unless `z` is ``[B, *shape]`` and each of `rows` that is there is [B]."""
     if z.shape[1:] != shape:
         raise ValueError(f"z must be [B, {', '.join(map(str, shape))}], got {tuple(z.shape)}")
     for name, value in rows.items():

@@ -33,7 +33,7 @@ def sources() -> dict[str, tuple[str, str]]:
     for call in ast.walk(tree):
         if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "Convention":
             name, *_, read, write = call.args
-            assert isinstance(name, ast.Constant) and isinstance(read, ast.Lambda)
+            assert isinstance(name, ast.Constant)
             found[name.value] = (ast.unparse(read), ast.unparse(write))
     return found
 
@@ -60,6 +60,8 @@ def conventions_page() -> str:
     lines = []
     for name, (read, write) in written.items():
         lines.append(f"# {name}\nto_field   = {read}\nfrom_field = {write}")
+    for adapter in (conventions._read_guided, conventions._write_guided):
+        lines.append(inspect.getsource(adapter).strip())
     code = "```python\n" + "\n\n".join(lines) + "\n```"
     folded = f"::::{{dropdown}} The adapters, as the library has them\n{code}\n::::"
     return table(head, rows) + "\n\n" + folded
