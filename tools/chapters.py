@@ -9,9 +9,17 @@ from pathlib import Path
 from nbformat import NotebookNode
 
 from tools import fresh_run
-from tools.notebooks import BEGIN, END, INLINE, SOURCES, VIEW, read, tags
+from tools.sources import BEGIN, END, INLINE, SOURCES, read, tags
 
+VIEW = "application/vnd.jupyter.widget-view+json"  # what a live widget is displayed as
 LONGEST_CELL = 45  # lines; longer code belongs in the library, with a test
+LONGEST_FOLDED = 70  # of a cell that a reader sees only on request
+COLUMNS = 76  # of code: what a page shows without scrolling
+LONGEST_SOURCE, MOST_WORDS = 450, 1500  # of a chapter: lines of its source, words of its prose
+FOLDED = {"say", "hide-input", "checked"}
+# Chapters of the first edition that were cut to the new division and still have to be written:
+# length, captions and difficulties are not asked of them. The list may only shrink.
+OLD = frozenset(f"{n:02d}" for n in range(25))
 HEADINGS = ("## Summary", "## References")
 MYST = {
     "a MyST role": re.compile(r"(?<![`\w\"}])\{[a-z:\-]+\}`[^`]"),
@@ -32,6 +40,8 @@ _HIDDEN = [
     re.compile(r"https?://\S+"),
     re.compile(r"<!--.*?-->", re.S),
 ]
+_EXERCISE = re.compile(r"^\*\*([^*\n]+)\*\* \((easy|medium|hard|pencil), (\d+) minutes?\)", re.M)
+_FIGURE = re.compile(r"\b(show|slider|triangle_slider|panel|live)\(")
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+|\s?%)")
 
 
@@ -69,14 +79,29 @@ def _lint_markdown(text: str, chapter: str) -> Iterator[str]:
         yield "an image without alt text"
 
 
-def _lint_code(cells: list[NotebookNode]) -> Iterator[str]:
+def _lint_shape(code: str, marks: set[str], longest: int) -> Iterator[str]:
+    """Length, width and place of imports of one cell of code."""
+    lines = code.splitlines()
+    if len(lines) > longest:
+        yield f"is longer than {longest} lines"
+    wide = [ln.strip() for ln in lines if len(ln) > COLUMNS]
+    if wide:
+        yield f"is wider than {COLUMNS} columns, which a page cuts off: {wide[0][:50]!r}"
+    if code.startswith(("import ", "from ")) and not FOLDED & marks:
+        yield "imports: fold it, `hide-input`"
+    if "checked" in marks and not code.startswith("# "):
+        yield "is tagged `checked`: begin with what is checked, `# ...`"
+    if len(re.findall(r"(?<!def )\bshow\(", code)) > 1:
+        yield "shows more than one figure"
+
+
+def _lint_code(cells: list[NotebookNode], longest: int) -> Iterator[str]:
     for n, cell in enumerate(cells):
         first = cell.source.strip().splitlines()[0] if cell.source.strip() else "(empty)"
-        marks = tags(cell)
-        if len(cell.source.splitlines()) > LONGEST_CELL:
-            yield f"the cell starting {first!r} is longer than {LONGEST_CELL} lines"
-        if "say" not in marks and any(len(ln) > 110 for ln in cell.source.splitlines()):
-            yield f"the cell starting {first!r} has a line of more than 110 characters"
+        marks = set(tags(cell))
+        limit = LONGEST_FOLDED if FOLDED & marks else longest
+        for problem in _lint_shape(cell.source, marks, limit):
+            yield f"the cell starting {first!r} {problem}"
         if "say" in marks and "say(" not in cell.source:
             yield f"the cell starting {first!r} is tagged `say` and does not call say()"
         if "exercise" in marks and not any(mark in cell.source for mark in (BEGIN, INLINE)):
@@ -85,8 +110,50 @@ def _lint_code(cells: list[NotebookNode]) -> Iterator[str]:
             t for c in cells[n + 1 : n + 2] for t in tags(c)
         ]:
             yield f"the exercise {first!r} is not followed by a code cell tagged `check`"
-        if len(re.findall(r"(?<!def )\bshow\(", cell.source)) > 1:
-            yield f"the cell starting {first!r} shows more than one figure"
+
+
+def words(cells: list[NotebookNode]) -> int:
+    """Words of prose of a chapter: no code, no formula, no references."""
+    text = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+    return len(_plain(text.split("\n## References")[0]).split())
+
+
+def exercises(cells: list[NotebookNode]) -> list[tuple[str, str, int]]:
+    """Title, difficulty and minutes of each exercise: "**The target** (easy, 5 minutes). ..."."""
+    text = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+    return [(a, b, int(c)) for a, b, c in _EXERCISE.findall(text)]
+
+
+def minutes(cells: list[NotebookNode]) -> float:
+    """An estimate of the time a chapter takes.
+
+    Prose at 180 words a minute, a minute for an equation and for a figure, five seconds for a line
+    of code that is not folded, and what the exercises say.
+    """
+    code = [c for c in cells if c.cell_type == "code"]
+    markdown = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    visible = [c for c in code if not {*FOLDED, "exercise", "check"} & set(tags(c))]
+    lines = sum(len(c.source.splitlines()) for c in visible)
+    figures = sum(bool(_FIGURE.search(c.source)) for c in code)
+    read = words(cells) / 180 + len(_TAG.findall(markdown)) + figures + lines * 5 / 60
+    return read + sum(m for _, _, m in exercises(cells))
+
+
+def _lint_length(cells: list[NotebookNode], text: str) -> Iterator[str]:
+    """What is asked of a chapter of the second edition."""
+    lines = len(text.splitlines())
+    if lines > LONGEST_SOURCE:
+        yield f"{lines} lines of source; one idea fits into {LONGEST_SOURCE}"
+    if words(cells) > MOST_WORDS:
+        yield f"{words(cells)} words of prose; {MOST_WORDS} are enough for one idea"
+    if len(exercises(cells)) != sum("exercise" in tags(c) for c in cells):
+        yield "an exercise begins with its difficulty and minutes: **Title** (easy, 5 minutes). ..."
+    for cell in cells:
+        for call in re.findall(r"nb\.show\((.*?)\n\)", cell.source, re.S):
+            if "caption=" not in call:
+                yield f"a figure without caption=: {call.strip().splitlines()[0][:40]!r}"
+    if re.search(r"^Claims? settled", text, re.M):
+        yield "the ledger box is made from the tags; do not write 'Claims settled'"
 
 
 def lint_source(source: Path) -> list[str]:
@@ -104,7 +171,9 @@ def lint_source(source: Path) -> list[str]:
     problems += [f"no heading {h!r}" for h in HEADINGS if f"\n{h}\n" not in f"\n{whole}\n"]
     for text in markdown:
         problems += _lint_markdown(text, chapter)
-    problems += _lint_code(code)
+    problems += _lint_code(code, LONGEST_FOLDED if chapter in OLD else LONGEST_CELL)
+    if chapter not in OLD:
+        problems += _lint_length(cells, source.read_text("utf-8"))
     problems += fresh_run.problems(code)
     if not any(re.search(r"^\s*assert\b", c.source, re.M) for c in code):
         problems.append("no cell asserts anything")

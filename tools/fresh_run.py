@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from tools.notebooks import NOTEBOOKS, ROOT, solution, tags
+from tools.sources import NOTEBOOKS, ROOT, solution, tags
 
 GIVEN = {*dir(builtins), "__name__"}
 PLACES = {"__file__", "cwd", "getcwd"}  # of a script or a shell; a notebook may run anywhere

@@ -14,29 +14,22 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from textwrap import dedent
 
-import jupytext
 import nbformat
 import yaml
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ROOT / "notebooks" / "src"
-NOTEBOOKS = ROOT / "notebooks"
-VIEW = "application/vnd.jupyter.widget-view+json"  # what a live widget is displayed as
+from tools.chapters import VIEW, lint_notebook, lint_source
+from tools.sources import NOTEBOOKS, ROOT, SOURCES, TURN, read, solution, sources, stub, tags
+
+__all__ = ["NOTEBOOKS", "ROOT", "SOURCES", "TURN", "read", "solution", "sources", "stub", "tags"]
 TIMEOUT = 600  # seconds for one cell
-TURN = "...  # your turn"
-BEGIN, END, INLINE = "# <solution>", "# </solution>", "# <solution/>"
-
-
-def sources() -> list[Path]:
-    """Sources of all chapters, in order; a name that starts with an underscore is not built."""
-    return sorted(p for p in SOURCES.glob("*.md") if not p.name.startswith("_"))
 
 
 def repository() -> tuple[str, str]:
@@ -45,17 +38,7 @@ def repository() -> tuple[str, str]:
     return (setting["url"] or "").rstrip("/").removesuffix(".git"), setting["branch"]
 
 
-def read(source: Path) -> list[NotebookNode]:
-    """The cells as the author wrote them, solutions in place."""
-    return jupytext.reads(source.read_text("utf-8"), fmt="md").cells
-
-
-def tags(cell: NotebookNode) -> list[str]:
-    """The tags of a cell."""
-    return list(cell.metadata.get("tags", []))
-
-
-def setup_code(address: str, branch: str) -> str:
+def setup_code(address: str, branch: str, chapter: str = "00") -> str:
     """The first code cell of every notebook: installs the library only where it is missing."""
     if address:
         missing = dedent(f"""\
@@ -76,36 +59,8 @@ def setup_code(address: str, branch: str) -> str:
         'if importlib.util.find_spec("meanflow_lite") is None:\n'
         f"    {body}\n\n"
         "from meanflow_lite.notebook import setup\n\n"
-        "setup()"
+        f'setup(chapter="{chapter}")'
     )
-
-
-def stub(code: str) -> str:
-    """The code with what stands between the solution marks replaced by a placeholder.
-
-    `# <solution>` ... `# </solution>` around lines gives one placeholder line at their indentation;
-    `# <solution/>` at the end of an assignment replaces its right-hand side.
-    """
-    lines, inside = [], False
-    for line in code.splitlines():
-        mark = line.strip()
-        if mark == BEGIN:
-            inside = True
-            lines.append(line.replace(BEGIN, TURN))
-        elif mark == END:
-            inside = False
-        elif line.rstrip().endswith(INLINE):
-            left = line.split("=", 1)[0].rstrip()
-            lines.append(f"{left} = {TURN}")
-        elif not inside:
-            lines.append(line)
-    return "\n".join(lines)
-
-
-def solution(code: str) -> str:
-    """The code without the solution marks."""
-    kept = [ln for ln in code.splitlines() if ln.strip() not in (BEGIN, END)]
-    return "\n".join(ln.replace(INLINE, "").rstrip() for ln in kept)
 
 
 def _code_cell(cell: NotebookNode) -> NotebookNode:
@@ -113,6 +68,8 @@ def _code_cell(cell: NotebookNode) -> NotebookNode:
     marks = tags(cell)
     if "say" in marks:
         marks.append("remove-input")
+    if "checked" in marks:
+        marks.append("hide-input")
     out = new_code_cell(cell.source)
     if marks:
         out.metadata["tags"] = marks
@@ -132,7 +89,7 @@ def derive(source: Path) -> NotebookNode:
             cells.append(new_markdown_cell(cell.source))
             continue
         if not started:
-            first = new_code_cell(setup_code(*repository()))
+            first = new_code_cell(setup_code(*repository(), source.stem[:2]))
             first.metadata["tags"] = ["setup", "remove-cell"]
             cells.append(_code_cell(first))
             started = True
@@ -206,13 +163,26 @@ def _spent() -> float:
 def stamp(book: NotebookNode, seconds: float) -> None:
     """Alt texts to where the book reads them, the run time, and nothing that varies by machine."""
     for cell in book.cells:
+        if "hide-input" in tags(cell):
+            cell.metadata["mystnb"] = {"code_prompt_show": _prompt(cell)}
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(VIEW, None)  # live only: a page would fetch its script
             alt = output.get("metadata", {}).get("image/png", {}).get("alt")
             if alt:
-                cell.metadata["mystnb"] = {"image": {"alt": alt}}
+                cell.metadata.setdefault("mystnb", {})["image"] = {"alt": alt}
     book.metadata["language_info"] = {"name": "python"}
     book.metadata["meanflow_lite"]["seconds"] = round(seconds, 1)
+
+
+def _prompt(cell: NotebookNode) -> str:
+    """What a page writes on a folded cell."""
+    code = cell.source.strip()
+    if "checked" in tags(cell):
+        said = code.splitlines()[0].lstrip("# ").rstrip(".")
+        return f"\u2713 Checked: {said[0].lower()}{said[1:]}"
+    if all(line.startswith(("import ", "from ", " ", ")")) for line in code.splitlines() if line):
+        return "Set-up: imports"
+    return "How it is drawn" if re.search(r"\b(show|slider|panel)\(", code) else "Show the code"
 
 
 def stored(source: Path) -> NotebookNode | None:
@@ -232,8 +202,6 @@ def drifted(source: Path) -> bool:
 
 def build(only: list[str], force: bool) -> int:
     """Execute the chapters whose source changed (or all, or those named)."""
-    from tools.chapters import lint_notebook, lint_source
-
     known = {p.stem: p for p in sources()}
     unknown = [name for name in only if name not in known]
     if unknown:
@@ -259,8 +227,6 @@ def build(only: list[str], force: bool) -> int:
 
 def check() -> int:
     """Print every departure from the conventions; 1 if there is any."""
-    from tools.chapters import lint_notebook, lint_source
-
     problems = []
     for source in sources():
         problems += [f"{source.stem}: {p}" for p in lint_source(source)]

@@ -3,23 +3,24 @@
 from meanflow_lite.notebook.claims import all_published, published, results, settings
 from meanflow_lite.notebook.exercises import EXERCISES, Exercise, Verdict, check, exercise
 from meanflow_lite.notebook.live import live
+from meanflow_lite.notebook.figures import numbered, setup, show
 from meanflow_lite.notebook.panels import panel
 from meanflow_lite.notebook.predict import predict, score
 from meanflow_lite.notebook.sliders import slider, triangle_slider
 from meanflow_lite.notebook.style import (
     COLORS,
     DIVERGING,
+    INK,
     SEQUENTIAL,
     panels,
     say,
-    setup,
-    show,
 )
 
 __all__ = [
     "COLORS",
     "DIVERGING",
     "EXERCISES",
+    "INK",
     "SEQUENTIAL",
     "Exercise",
     "Verdict",
@@ -27,6 +28,7 @@ __all__ = [
     "check",
     "exercise",
     "live",
+    "numbered",
     "panel",
     "panels",
     "predict",

@@ -16,7 +16,7 @@ import ipywidgets as widgets
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from meanflow_lite.notebook.style import png, show
+from meanflow_lite.notebook.figures import png, show
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 

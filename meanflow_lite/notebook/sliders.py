@@ -19,7 +19,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from PIL import Image
 
-from meanflow_lite.notebook.style import png
+from meanflow_lite.notebook.figures import png
 
 _FRAME_DPI = 110
 
