@@ -1,6 +1,6 @@
 """The one way from a chapter's source to its notebook: derive, execute, stamp.
 
-    python -m tools.notebooks build [--only 05_identity ...] [--force]
+    python -m tools.notebooks build [--only 06_identity ...] [--force]
     python -m tools.notebooks check              # sources, notebooks and conventions agree
     python -m tools.notebooks scripts FOLDER     # the code cells as .py files, for ruff and pyright
 

@@ -50,12 +50,9 @@ def setup(seed: int = 0, chapter: str = "") -> None:
 
 def number() -> str:
     """The number of the figure that the running cell shows, such as "9.3"."""
-    shell = get_ipython()
-    if shell is None:
-        return _numbers.of(object())
-    parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
-    cell = parent.get("metadata", {}).get("cellId") if isinstance(parent, dict) else None
-    return _numbers.of(cell or (shell.user_ns.get("In") or [shell.execution_count])[-1])
+    parent = getattr(get_ipython(), "get_parent", dict)()  # the request that runs the cell
+    cell = parent.get("metadata", {}).get("cellId") or parent.get("content", {}).get("code")
+    return _numbers.of(cell or object())
 
 
 def numbered(caption: str, name: str = "") -> str:
@@ -83,7 +80,7 @@ def show(fig: Figure, alt: str, caption: str = "") -> None:
     readable(fig)
     width = round(fig.get_figwidth() * 100)
     bundle = {SVG: svg(fig, alt, f"f{name.replace('.', '-')}"), "text/plain": alt}
-    bundle["image/png"] = png(fig, dpi=200)  # type: ignore[assignment]  # bytes, which IPython encodes
+    bundle["image/png"] = png(fig, dpi=150)  # type: ignore[assignment]  # bytes, which IPython encodes
     display(bundle, metadata={"image/png": {"width": width, "alt": alt}}, raw=True)
     display(Markdown(numbered(caption, name)))
 
