@@ -163,7 +163,10 @@ None.
         ("A sentence", "![](x.png)", "without alt text"),
         ("```python\nassert", '```python tags=["exercise"]\nassert', "has no # <solution>"),
         ("```python\nassert", '```python tags=["say"]\nassert', "does not call say()"),
-        ("assert 1", "\n" * 60 + "assert 1", "longer than"),
+        ("assert 1", "\n" * 90 + "assert 1", "longer than"),
+        ("assert 1", f"x = '{'a' * 80}'\nassert 1", "wider than 76 columns"),
+        ("assert 1", "import math\n\nassert 1", "imports: fold it"),
+        ("```python\nassert", '```python tags=["checked"]\nassert', "begin with what is checked"),
     ],
 )
 def test_each_convention_catches_its_breach(tmp_path, old, new, says):
@@ -178,6 +181,51 @@ def test_each_convention_catches_its_breach(tmp_path, old, new, says):
         assert problems == []
     else:
         assert any(says in p for p in problems), problems
+
+
+SECOND = SOUND.replace("A sentence", "Time: five minutes; it runs. A sentence").replace(
+    "## Summary",
+    """## Exercises
+
+**One** (easy, 5 minutes). Add.
+
+```python tags=["exercise"]
+one = 1  # <solution/>
+```
+
+```python tags=["check"]
+print(one)
+```
+
+## Summary""",
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("", "", None),
+        ("A sentence", "A " + "word " * 1501, "words of prose"),
+        ("A sentence", "A" + "\n" * 450, "lines of source"),
+        ("five minutes", "an hour", "the estimate is"),
+        (" (easy, 5 minutes)", "", "begins with its difficulty"),
+        ("Done.", "Claims settled: all.", "the ledger box is made from the tags"),
+        ("assert 1", "nb = fig = 0\nnb.show(fig, alt='x')\nassert 1", "without caption="),
+    ],
+)
+def test_each_rule_of_the_second_edition_catches_its_breach(tmp_path, monkeypatch, old, new, says):
+    source = tmp_path / "07_sample.md"
+    monkeypatch.setattr(chapters, "SOURCES", tmp_path)
+    source.write_text(SECOND.replace(old, new, 1) if old else SECOND, "utf-8")
+    monkeypatch.setattr(chapters, "OLD", frozenset())
+    problems = chapters.lint_source(source)
+    assert problems == [] if says is None else any(says in p for p in problems), problems
+    monkeypatch.setattr(chapters, "OLD", frozenset({"07"}))
+    assert says is None or not any(says in p for p in chapters.lint_source(source))
+
+
+def test_chapters_of_the_first_edition_only_become_fewer():
+    assert len(chapters.OLD) <= 25
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,28 @@ LONGEST_CELL = 45  # lines; longer code belongs in the library, with a test
 LONGEST_FOLDED = 80  # of a cell that a reader sees only on request
 COLUMNS = 76  # of code: what a page shows without scrolling
 LONGEST_SOURCE, MOST_WORDS = 450, 1500  # of a chapter: lines of its source, words of its prose
+DURATIONS = {
+    "five minutes": 5,
+    "ten minutes": 10,
+    "a quarter of an hour": 15,
+    "fifteen minutes": 15,
+    "twenty minutes": 20,
+    "twenty-five minutes": 25,
+    "half an hour": 30,
+    "thirty minutes": 30,
+    "forty minutes": 40,
+    "three quarters of an hour": 45,
+    "forty-five minutes": 45,
+    "fifty minutes": 50,
+    "an hour": 60,
+    "an hour and a quarter": 75,
+    "an hour and a half": 90,
+    "thirty-five minutes": 35,
+}
 FOLDED = {"say", "hide-input", "checked"}
 # Chapters of the first edition that were cut to the new division and still have to be written:
 # length, captions and difficulties are not asked of them. The list may only shrink.
-OLD = frozenset(f"{n:02d}" for n in range(25))
+OLD = frozenset(f"{n:02d}" for n in range(25)) - {"01"}
 HEADINGS = ("## Summary", "## References")
 MYST = {
     "a MyST role": re.compile(r"(?<![`\w\"}])\{[a-z:\-]+\}`[^`]"),
@@ -124,6 +142,15 @@ def exercises(cells: list[NotebookNode]) -> list[tuple[str, str, int]]:
     return [(a, b, int(c)) for a, b, c in _EXERCISE.findall(text)]
 
 
+def stated(text: str) -> int:
+    """Minutes in the sentence "Time: half an hour; it runs in ..." of a chapter."""
+    found = re.search(r"^Time: ([a-z\- ]+?)[;.,]", text, re.M)
+    if not found or found.group(1) not in DURATIONS:
+        said = found.group(1) if found else "nothing"
+        raise ValueError(f"a chapter says how long it takes, by one of {[*DURATIONS]}: got {said}")
+    return DURATIONS[found.group(1)]
+
+
 def minutes(cells: list[NotebookNode]) -> float:
     """An estimate of the time a chapter takes.
 
@@ -140,18 +167,25 @@ def minutes(cells: list[NotebookNode]) -> float:
 
 
 def _lint_length(cells: list[NotebookNode], text: str) -> Iterator[str]:
-    """What is asked of a chapter of the second edition."""
+    """Lines, words and minutes of a chapter of the second edition."""
     lines = len(text.splitlines())
     if lines > LONGEST_SOURCE:
         yield f"{lines} lines of source; one idea fits into {LONGEST_SOURCE}"
     if words(cells) > MOST_WORDS:
         yield f"{words(cells)} words of prose; {MOST_WORDS} are enough for one idea"
+    wanted, said = minutes(cells), stated(text)
+    if not 0.8 <= said / wanted <= 1.2:
+        yield f"it says that it takes {said} minutes; the estimate is {wanted:.0f}"
+
+
+def _lint_edition(cells: list[NotebookNode], text: str) -> Iterator[str]:
+    """What else is asked of it: marked exercises, captions, no claims in prose."""
     if len(exercises(cells)) != sum("exercise" in tags(c) for c in cells):
         yield "an exercise begins with its difficulty and minutes: **Title** (easy, 5 minutes). ..."
     for cell in cells:
-        for call in re.findall(r"nb\.show\((.*?)\n\)", cell.source, re.S):
+        for call in re.findall(r"nb\.show\((.*?)\n?\)$", cell.source, re.S | re.M):
             if "caption=" not in call:
-                yield f"a figure without caption=: {call.strip().splitlines()[0][:40]!r}"
+                yield f"a figure without caption=: {call.strip()[:40]!r}"
     if re.search(r"^Claims? settled", text, re.M):
         yield "the ledger box is made from the tags; do not write 'Claims settled'"
 
@@ -173,7 +207,8 @@ def lint_source(source: Path) -> list[str]:
         problems += _lint_markdown(text, chapter)
     problems += _lint_code(code, LONGEST_FOLDED if chapter in OLD else LONGEST_CELL)
     if chapter not in OLD:
-        problems += _lint_length(cells, source.read_text("utf-8"))
+        text = source.read_text("utf-8")
+        problems += [*_lint_length(cells, text), *_lint_edition(cells, text)]
     problems += fresh_run.problems(code)
     if not any(re.search(r"^\s*assert\b", c.source, re.M) for c in code):
         problems.append("no cell asserts anything")

@@ -28,6 +28,9 @@ _RETURNING = ("LOAD_CONST", "RETURN_CONST", "RETURN_VALUE")
 class Exercise:
     """One exercise: ``use`` turns an answer into something comparable (a tensor, number or word).
 
+    A dict of those, such as ``{"the loss of each row": ..., "its gradient": ...}``, is compared part
+    by part, and the message names the part.
+
     For a function, ``use`` calls it, as in ``lambda jump: jump(z, r, t, u)``. ``right`` is a right
     answer, ``mistakes`` maps a sentence to a wrong answer that deserves it, ``praise`` is what a
     right answer is told. Numbers are compared with ``tolerance``, relative and absolute.
@@ -62,7 +65,7 @@ class Exercise:
         for sentence, mistake in self.mistakes.items():
             if _same(got, self.use(mistake), self.tolerance):
                 return Verdict("wrong", sentence)
-        return Verdict("wrong", f"{_difference(got, want)} {self.hint}".strip())
+        return Verdict("wrong", f"{_difference(got, want, self.tolerance)} {self.hint}".strip())
 
 
 @dataclass(frozen=True)
@@ -122,39 +125,76 @@ def _unfilled(answer: Any) -> bool:
 
 
 def _same(got: Any, want: Any, tolerance: float) -> bool:
-    if isinstance(want, tuple | list) and isinstance(got, tuple | list):
-        return len(got) == len(want) and all(
-            _same(a, b, tolerance) for a, b in zip(got, want, strict=True)
-        )
+    """Equal as a reader means it: a float, a list and tensors [B] or [B, 1] may be one answer."""
+    if isinstance(want, dict):
+        return isinstance(got, dict) and all(_same(got[k], want[k], tolerance) for k in want)
     if isinstance(want, str) or isinstance(got, str):
         return (
             isinstance(got, str) and isinstance(want, str) and got.strip().lower() == want.lower()
         )
     a, b = _array(got), _array(want)
-    if a is None or b is None:
-        return got == want
+    if a is not None and b is not None:
+        return _agree(a, b, tolerance)
+    if isinstance(want, tuple | list) and isinstance(got, tuple | list):
+        return len(got) == len(want) and all(
+            _same(a, b, tolerance) for a, b in zip(got, want, strict=True)
+        )
+    return got == want
+
+
+def _agree(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
+    """Equal numbers; axes of length one do not count."""
+    a, b = a.squeeze(), b.squeeze()
     return a.shape == b.shape and np.allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
 def _array(value: Any) -> np.ndarray | None:
     if isinstance(value, Tensor):
         value = value.detach().to("cpu", torch.float64)
+    elif isinstance(value, tuple | list) and any(isinstance(v, Tensor) for v in value):
+        value = [_array(v) for v in value]
+        if any(v is None for v in value):
+            return None
     try:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
         return None
 
 
-def _difference(got: Any, want: Any) -> str:
+def _difference(got: Any, want: Any, tolerance: float) -> str:
     """The first difference there is to tell: kind, shape, then value."""
+    if isinstance(want, dict):
+        part = next(k for k in want if not _same(got[k], want[k], tolerance))
+        told = _difference(got[part], want[part], tolerance)
+        return f"Look at {part}. {told}"
     a, b = _array(got), _array(want)
     if b is None:
         return f"{got!r} is not it."
     if a is None:
-        return f"Expected numbers of shape {tuple(b.shape)}, got {type(got).__name__}."
-    if a.shape != b.shape:
-        return f"The shape is {tuple(a.shape)}, it should be {tuple(b.shape)}."
+        return f"Expected {_shaped(b)}, got {type(got).__name__}."
     if not np.isfinite(a).all():
         return "The result is not finite (nan or inf)."
+    if a.squeeze().shape != b.squeeze().shape:
+        return _shape(a, b, tolerance)
+    if _agree(-a, b, tolerance):
+        return "The sign is turned round."
+    if b.size == 1:
+        return f"{float(a):.4g} is not it."
     worst = float(np.abs(a - b).max())
     return f"The shape is right, the values are not: the largest difference is {worst:.2g}."
+
+
+def _shaped(b: np.ndarray) -> str:
+    return "a number" if b.size == 1 else f"numbers of shape {tuple(b.shape)}"
+
+
+def _shape(a: np.ndarray, b: np.ndarray, tolerance: float) -> str:
+    """What a wrong shape usually comes from."""
+    told = f"The shape is {tuple(a.shape)}, it should be {tuple(b.shape)}."
+    if a.size == 1 and b.ndim and _agree(a, b.mean(), tolerance):
+        return f"{told} That is the mean over the rows: return a value for each row."
+    if a.size == 1 and b.ndim and _agree(a, b.sum(), tolerance):
+        return f"{told} That is the sum over the rows: return a value for each row."
+    if a.ndim == 2 and a.shape == (len(b), len(b)):
+        return f"{told} Every row met every time. {_ROWS}"
+    return told

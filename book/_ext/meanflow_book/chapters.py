@@ -14,24 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 
 from tools import notebooks as tool  # noqa: E402
-
-DURATIONS = {
-    "five minutes": 5,
-    "ten minutes": 10,
-    "a quarter of an hour": 15,
-    "fifteen minutes": 15,
-    "twenty minutes": 20,
-    "twenty-five minutes": 25,
-    "half an hour": 30,
-    "thirty minutes": 30,
-    "forty minutes": 40,
-    "three quarters of an hour": 45,
-    "forty-five minutes": 45,
-    "fifty minutes": 50,
-    "an hour": 60,
-    "an hour and a quarter": 75,
-    "an hour and a half": 90,
-}
+from tools.chapters import stated as minutes  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -53,15 +36,6 @@ class Chapter:
     def link(self) -> str:
         """A link from a page at the root of the book."""
         return f"[{self.number} {self.title}](notebooks/{self.stem}.ipynb)"
-
-
-def minutes(text: str) -> int:
-    """Minutes in the sentence "Time: half an hour; it runs in ..." of a chapter."""
-    found = re.search(r"^Time: ([a-z\- ]+?)[;.,]", text, re.M)
-    if not found or found.group(1) not in DURATIONS:
-        said = found.group(1) if found else "nothing"
-        raise ValueError(f"a chapter says how long it takes, by one of {[*DURATIONS]}: got {said}")
-    return DURATIONS[found.group(1)]
 
 
 def goals(text: str) -> tuple[str, ...]:
