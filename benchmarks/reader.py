@@ -19,11 +19,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from harness import RESULTS, environment, write
 
+from meanflow_lite.data.encoding import CacheSettings, encode, finish
+from meanflow_lite.data.images import ImageFolder, Picture
 from meanflow_lite.data.latents import LatentCache
+from meanflow_lite.data.vae import Vae
 from meanflow_lite.networks.presets import PRESETS as NETWORKS
 from meanflow_lite.runs.cost import PEAKS, forward_macs, passes
 from meanflow_lite.runs.settings import PRESETS
@@ -31,20 +33,36 @@ from meanflow_lite.runs.settings import PRESETS
 BATCH, PROCESSES, MFU = 256, 8, 0.35
 
 
-def write_cache(folder: Path, images: int, shard: int = 1024) -> None:
-    """A cache of random latents with the shapes of ImageNet 256."""
-    import hashlib
+class Random(Vae):
+    """Latents with the shapes of ImageNet 256, of no images."""
 
-    digests, rng = [], np.random.default_rng(0)
-    for index in range(images // shard):
-        data = rng.standard_normal((shard, 1, 8, 32, 32), np.float32)
-        path = folder / f"shard-{index:05d}.npy"
-        np.save(path, data)
-        digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
-        sidecar = {"count": shard, "labels": [0] * shard, "sha256": digests[-1], "left_out": []}
-        path.with_suffix(".json").write_text(json.dumps(sidecar))
-    manifest = {"complete": True, "shards": len(digests), "classes": ["a"], "vae": "none"}
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": digests}))
+    def __init__(self) -> None:
+        self.name = self.fingerprint = "random"
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """A mean and a deviation for each image."""
+        return torch.rand(len(images), 8, 32, 32)
+
+
+class Black(ImageFolder):
+    """Images that need no file."""
+
+    def picture(self, row: int, size: int, exif: bool = True) -> Picture:
+        """A black one."""
+        return Picture(torch.zeros(3, size, size, dtype=torch.uint8), False, False)
+
+
+def write_cache(folder: Path, images: int, shard: int = 1024) -> None:
+    """A cache of random latents, as `meanflow-lite encode` writes it."""
+    paths = tuple(folder / "a" / f"{i:08d}.png" for i in range(images // shard * shard))
+    encode(
+        Black(folder, ("a",), paths, (0,) * len(paths)),
+        Random(),
+        folder,
+        CacheSettings(256, shard=shard),
+        batch=shard,
+    )
+    finish(folder)
 
 
 def drop(folder: Path) -> None:

@@ -107,7 +107,7 @@ def test_an_npz_is_read_in_batches_not_as_a_whole(tmp_path):
     content[3000] ^= 4
     (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(ValueError, match="a.npz is damaged"):
-        [*images.batches(60)]
+        list(images.batches(60))
 
 
 def test_gray_images_among_colors_become_rgb_and_gray_ones_alone_stay_gray(tmp_path):

@@ -1,6 +1,7 @@
 """The latent cache: written once, resumed anywhere, and no damage passes unseen."""
 
 import json
+import math
 import multiprocessing
 import os
 import resource
@@ -8,6 +9,7 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,17 +17,11 @@ import torch
 from PIL import Image
 
 from meanflow_lite.data.batches import Ahead
+from meanflow_lite.data.encoding import CacheSettings, begin, encode, finish, left_out
 from meanflow_lite.data.images import BadImage, ImageFolder, center_crop, read_image
-from meanflow_lite.data.latents import (
-    CacheError,
-    CacheSettings,
-    LatentCache,
-    Vae,
-    damaged,
-    encode,
-    finish,
-    remove_shards,
-)
+from meanflow_lite.data.latents import CacheError, LatentCache, damaged
+from meanflow_lite.data.vae import Vae
+from meanflow_lite.files import read_json, write_json
 
 SETTINGS = CacheSettings(size=16, shard=4)
 
@@ -165,33 +161,155 @@ def test_processes_share_the_shards(images, tmp_path, cache):
         assert path.read_bytes() == (tmp_path / "c" / path.name).read_bytes()
 
 
-def test_verify_finds_a_flipped_byte_and_repairs_just_that_shard(images, cache):
-    target, other = cache / "shard-00001.npy", cache / "shard-00000.npy"
+def flip(path, place=-5):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["shard-00001.npy", "shard-00001.json"])
+def test_verify_finds_a_flipped_byte_and_just_that_shard_is_written_again(name, images, cache):
+    target, other = cache / name, cache / "shard-00000.npy"
     good, kept = target.read_bytes(), other.stat().st_mtime_ns
-    target.write_bytes(good[:-5] + bytes([good[-5] ^ 1]) + good[-4:])
-    assert damaged(cache) == [1]
-    remove_shards(cache, [1])
-    assert damaged(cache) == [1]
-    encode(images, FakeVae(), cache, SETTINGS)
+    flip(target, len(good) // 2)
+    found = damaged(cache)
+    assert [*found] == [1] and name in found[1] and damaged(cache) == found
+    assert target.read_bytes() != good  # looking changes nothing
+    begin(images, FakeVae(), cache, SETTINGS, only=found).write()
     finish(cache)
-    assert damaged(cache) == [] and target.read_bytes() == good
+    assert damaged(cache) == {} and target.read_bytes() == good
     assert other.stat().st_mtime_ns == kept
+
+
+def test_labels_carry_a_checksum(cache):
+    """A changed label once passed both verify and training."""
+    path = cache / "shard-00000.json"
+    sidecar = read_json(path, {})
+    sidecar["labels"][0] = 1
+    path.write_text(json.dumps(sidecar | {"checksum": json.loads(path.read_text())["checksum"]}))
+    assert "not that of its checksum" in damaged(cache)[0]
+    with pytest.raises(CacheError, match="shard-00000.json is damaged"):
+        LatentCache(cache)
+    write_json(path, sidecar)  # whole, but not what the manifest says
+    assert "of another cache than the manifest" in damaged(cache)[0]
+    with pytest.raises(CacheError, match="of another cache than the manifest"):
+        LatentCache(cache)
 
 
 def test_a_cut_shard_a_missing_one_and_an_unfinished_cache_are_named(cache):
     shard = cache / "shard-00001.npy"
     shard.write_bytes(shard.read_bytes()[:-200])
-    with pytest.raises(CacheError, match="shard-00001.npy is missing or damaged.*verify"):
+    with pytest.raises(CacheError, match="shard-00001.npy is damaged.*verify.*--repair True"):
         LatentCache(cache)
     shard.unlink()
-    with pytest.raises(CacheError, match="shard-00001.npy"):
+    with pytest.raises(CacheError, match="shard-00001.npy is missing"):
         LatentCache(cache)
-    manifest = json.loads((cache / "manifest.json").read_text())
-    (cache / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
+    manifest = read_json(cache / "manifest.json", {})
+    write_json(cache / "manifest.json", {**manifest, "complete": False})
     with pytest.raises(CacheError, match="has not ended: run the same encode again"):
         LatentCache(cache)
     with pytest.raises(CacheError, match="not a latent cache"):
         LatentCache(cache.parent)
+
+
+def test_a_damaged_manifest_is_set_aside_and_the_shards_stay(images, cache):
+    shards = {path: path.stat().st_mtime_ns for path in cache.glob("shard*")}
+    content = LatentCache(cache).content
+    (cache / "manifest.json").write_text("{")
+    for read in (LatentCache, damaged):
+        with pytest.raises(CacheError, match="The same `meanflow-lite encode` again keeps"):
+            read(cache)
+    encode(images, FakeVae(), cache, SETTINGS)
+    finish(cache)
+    assert LatentCache(cache).content == content
+    assert (cache / "damaged-manifest.json").read_text() == "{"
+    assert {path: path.stat().st_mtime_ns for path in shards} == shards
+
+
+def test_the_content_is_that_of_images_vae_and_settings(images, cache, tmp_path):
+    """Not of the last bits, which a batch size moves; but of anything that is another thing."""
+    content = LatentCache(cache).content
+
+    def other(folder=images, vae=None, **settings):
+        place = tmp_path / f"other-{len([*tmp_path.iterdir()])}"
+        options = {"size": 16, "shard": 4, **settings}
+        encode(folder, vae or FakeVae(), place, CacheSettings(**options))
+        finish(place)
+        return LatentCache(place).content
+
+    rounded = FakeVae()
+    rounded.encode = lambda x: FakeVae.encode(rounded, x) * (1 + 1e-6)
+    assert other(vae=rounded) == content == other(shard=4, skip_bad=True)
+    fewer = FakeVae()
+    fewer.fingerprint = "f2"
+    changes = [{"vae": fewer}, {"size": 8}, {"flip": True}, {"exif": False}]
+    found = [other(**change) for change in changes]
+    images.paths[3].rename(images.root / "dog" / "9.png")
+    found.append(other(ImageFolder.open(images.root)))
+    assert len({content, *found}) == 1 + len(found)
+
+
+def test_skipping_bad_images_may_begin_at_any_time_and_keeps_the_shards(images, tmp_path):
+    place, bad = tmp_path / "c", images.paths[9]
+    bad.write_bytes(bad.read_bytes()[:60])
+    with pytest.raises(BadImage, match=f"{bad.name}: cannot.*--skip-bad True.*are kept"):
+        encode(images, FakeVae(), place, SETTINGS)
+    kept = {p: p.stat().st_mtime_ns for p in place.glob("shard*")}
+    assert len(kept) == 4
+    encode(images, FakeVae(), place, CacheSettings(16, shard=4, skip_bad=True))
+    manifest = finish(place)
+    assert manifest["count"] == 10 and bad.name in left_out(place)[0]
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+
+
+def test_another_list_of_images_is_named_and_may_be_taken_up(images, cache):
+    gone = images.paths[5]
+    gone.unlink()
+    fewer = ImageFolder.open(images.root)
+    with pytest.raises(CacheError, match=r"11 images and there are 10 now \(cat/5.png has gone\)"):
+        encode(fewer, FakeVae(), cache, SETTINGS)
+    kept = (cache / "shard-00000.npy").stat().st_mtime_ns
+    work = begin(fewer, FakeVae(), cache, SETTINGS, update=True)
+    assert work.missing == [1, 2]
+    work.write()
+    finish(cache)
+    assert len(LatentCache(cache)) == 10 and not damaged(cache)
+    assert (cache / "shard-00000.npy").stat().st_mtime_ns == kept
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(images.root / "cat" / "0a.png")
+    with pytest.raises(CacheError, match=r"cat/0a.png is new"):
+        encode(ImageFolder.open(images.root), FakeVae(), cache, SETTINGS)
+
+
+@pytest.mark.parametrize(("batch", "settings"), [(0, {}), (-1, {})])
+def test_a_batch_below_one_writes_nothing(batch, settings, images, tmp_path):
+    """Minus one once wrote complete shards of nothing."""
+    with pytest.raises(CacheError, match="at least one image at once"):
+        encode(images, FakeVae(), tmp_path / "c", SETTINGS, batch)
+    assert not [*(tmp_path / "c").glob("shard*")]
+
+
+@pytest.mark.parametrize("wrong", [{"size": 0}, {"size": 10**5}, {"shard": 0}])
+def test_settings_that_cannot_be(wrong):
+    with pytest.raises(CacheError, match="pixels|at least one image"):
+        CacheSettings(**wrong)
+
+
+def test_a_size_that_the_vae_cannot_halve(images, tmp_path):
+    with pytest.raises(CacheError, match="multiple of 8 for this VAE: got 20"):
+        encode(images, FakeVae(), tmp_path / "c", CacheSettings(20))
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf])
+def test_a_scale_that_is_no_factor(scale, cache):
+    with pytest.raises(ValueError, match="positive number"):
+        LatentCache(cache, scale)
+
+
+def test_the_deviation_that_is_noted_is_that_of_the_latents(images, cache):
+    manifest = read_json(cache / "manifest.json", {})
+    latents = LatentCache(cache, scale=1.0)
+    draws = torch.cat([latents(step, 11, 0)[0] for step in range(300)])
+    assert manifest["deviation"] == pytest.approx(float(draws.std()), rel=0.02)
 
 
 def test_nan_in_a_latent(images, cache, tmp_path):
@@ -206,12 +324,12 @@ def test_nan_in_a_latent(images, cache, tmp_path):
         encode(images, vae, tmp_path / "c", SETTINGS)
 
 
-def test_a_label_out_of_range(cache):
-    sidecar = json.loads((cache / "shard-00000.json").read_text())
-    sidecar["labels"][0] = 2
-    (cache / "shard-00000.json").write_text(json.dumps(sidecar))
+def test_a_label_out_of_range(images, tmp_path):
+    wrong = replace(images, labels=(2, *images.labels[1:]))
+    encode(wrong, FakeVae(), tmp_path / "c", SETTINGS)
+    finish(tmp_path / "c")
     with pytest.raises(CacheError, match="labels 0 ... 2 but 2 classes"):
-        LatentCache(cache)
+        LatentCache(tmp_path / "c")
 
 
 def test_another_vae_other_images_or_other_settings_are_refused(images, cache):
@@ -232,7 +350,7 @@ def test_a_manifest_of_another_cache_is_refused(images, cache, tmp_path):
     finish(tmp_path / "c")
     assert LatentCache(tmp_path / "c").content != LatentCache(cache).content
     shutil.copy(tmp_path / "c" / "manifest.json", cache / "manifest.json")
-    with pytest.raises(CacheError, match="of another cache .another VAE.*own manifest back"):
+    with pytest.raises(CacheError, match="of another cache than the manifest"):
         LatentCache(cache)
 
 
@@ -278,8 +396,8 @@ def test_a_full_disk_keeps_the_shards_that_were_whole(images, cache, tmp_path):
 
 
 def test_progress_counts_every_image_once(images, tmp_path):
-    """Batch by batch, and shards that are there at once."""
-    for batch, expected in ((2, [2, 2, 2, 2, 2, 1]), (2, [4, 4, 3])):
+    """Batch by batch; shards that are there are not work."""
+    for batch, expected in ((2, [2, 2, 2, 2, 2, 1]), (2, [])):
         counts = []
         encode(images, FakeVae(), tmp_path / "c", SETTINGS, batch, on_images=counts.append)
         assert counts == expected
@@ -290,9 +408,10 @@ def test_a_corrupt_image_is_fatal_or_left_out_but_never_silent(images, tmp_path)
     with pytest.raises(BadImage, match="cat/2.png: cannot be read"):
         encode(images, FakeVae(), tmp_path / "a", SETTINGS)
     skip = CacheSettings(16, shard=4, skip_bad=True)
-    left = encode(images, FakeVae(), tmp_path / "b", skip)
-    assert len(left) == 1 and "cat/2.png" in left[0]
+    encode(images, FakeVae(), tmp_path / "b", skip)
     manifest = finish(tmp_path / "b")
+    left = left_out(tmp_path / "b")
+    assert len(left) == 1 and "cat/2.png" in left[0]
     assert manifest["count"] == 10 and manifest["left_out"] == 1
     assert LatentCache(tmp_path / "b").labels.tolist() == [0] * 5 + [1] * 5
 

@@ -30,7 +30,10 @@ def pipeline(folder, monkeypatch, capsys, crops, size, steps, vae_steps) -> list
     shard = cache / "shard-00001.npy"
     good = shard.read_bytes()
     shard.write_bytes(good[:-9] + bytes([good[-9] ^ 16]) + good[-8:])
-    run("verify", cache)
+    with pytest.raises(SystemExit):
+        run("verify", cache)
+    assert shard.read_bytes() != good
+    run("verify", cache, "--repair", "True")
     assert "damaged: shard-00001" in capsys.readouterr().out
     assert shard.read_bytes() == good
     run(

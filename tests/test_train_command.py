@@ -23,9 +23,9 @@ from test_sit import SiT
 from meanflow_lite import cli
 from meanflow_lite.cli.train import Train
 from meanflow_lite.data.batches import FromTensors
+from meanflow_lite.data.encoding import encode, finish
 from meanflow_lite.data.image_sets import ImageSet
 from meanflow_lite.data.images import ImageFolder, read_image
-from meanflow_lite.data.latents import encode, finish
 from meanflow_lite.networks.dit import DiTConfig
 from meanflow_lite.networks.presets import PRESETS as NETWORKS
 from meanflow_lite.networks.presets import build
@@ -222,7 +222,7 @@ def test_a_run_goes_on_when_its_cache_has_moved_and_not_on_other_data(latents, t
     moved = latents.rename(tmp_path / "scratch")
     run("train", "--data", moved, *options, 2)
     vae = FakeVae()
-    vae.encode = lambda x: 2 * FakeVae.encode(vae, x)
+    vae.encode, vae.fingerprint = lambda x: 2 * FakeVae.encode(vae, x), "f2"
     encode(ImageFolder.open(tmp_path / "images"), vae, tmp_path / "other", SETTINGS)
     finish(tmp_path / "other")
     with pytest.raises(SystemExit):

@@ -39,7 +39,7 @@ COMMANDS = {
     "verify": Command(
         "encode",
         "Verify",
-        "Find the damaged shards of a latent cache, and encode just those again.",
+        "Find the damaged shards of a latent cache, or encode just those again.",
     ),
     "train": Command("train", "Train", "Train a network."),
     "sample": Command("sample", "Sample", "Sample images."),

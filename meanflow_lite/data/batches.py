@@ -6,7 +6,7 @@ the same rows that :class:`~meanflow_lite.objectives.base.Context` draws noise f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 Batch = tuple[Tensor, Tensor | None]
@@ -43,10 +43,30 @@ def seeded(*keys: int) -> torch.Generator:
     """A CPU generator whose state depends on all ``keys`` (seed, step, purpose).
 
     The keys are hashed together: PyTorch's CPU generator only reads 32 bits of a seed, so
-    packing two numbers into one would make different seeds collide.
+    packing two numbers into one would make different seeds collide. Two of 100,000 generators may
+    share a state, which a training step does not notice; for samples there is :func:`noise`.
+
+    Raises:
+        ValueError: for a key that is negative or has more than 64 bits.
     """
+    _check_keys(keys)
     state = np.random.SeedSequence(keys).generate_state(1)[0]
     return torch.Generator().manual_seed(int(state))
+
+
+def noise(shape: Sequence[int], *keys: int) -> Tensor:
+    """Standard normal noise in float32 that depends on all 128 bits of the hashed ``keys``.
+
+    By NumPy's Philox: of 50,000 samples no two have the same noise, whatever the seed.
+    """
+    _check_keys(keys)
+    bits = np.random.Philox(np.random.SeedSequence([len(keys), *keys]))
+    return torch.from_numpy(np.random.Generator(bits).standard_normal(tuple(shape), np.float32))
+
+
+def _check_keys(keys: tuple[int, ...]) -> None:
+    if not all(0 <= key < 2**64 for key in keys):
+        raise ValueError(f"a seed is a whole number from 0 to 2^64 - 1: got {keys}")
 
 
 @dataclass(frozen=True)
@@ -57,7 +77,7 @@ class FromDistribution:
 
     def __call__(self, step: int, size: int, seed: int, part: int = 0, parts: int = 1) -> Batch:
         """Draw the whole batch and take the rows of this part."""
-        x, y = self.distribution.sample(size, seeded(seed, step, 1))
+        x, y = checked(*self.distribution.sample(size, seeded(seed, step, 1)))
         return x[part::parts], None if y is None else y[part::parts]
 
 
@@ -65,26 +85,61 @@ class FromDistribution:
 class FromTensors:
     """Rows of a data set in memory, reshuffled every epoch.
 
-    Shapes: ``x`` ``[N, *data]``, ``y`` ``[N]`` or None.
+    Shapes: ``x`` ``[N, *data]`` of floating-point numbers, ``y`` ``[N]`` of whole numbers from 0
+    on, or None. Half precision may be stored: batches are float32 then.
+
+    Raises:
+        ValueError: for other types (rounded times and noise would train on nothing), values that
+            are not finite, or labels that are not one for each row.
     """
 
-    x: Float[Tensor, " n *d"]
-    y: Int[Tensor, " ..."] | None = None
+    x: Tensor
+    y: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if not self.x.is_floating_point():
+            raise ValueError(
+                f"the data is {self.x.dtype}: floating-point numbers are needed, as noise is added "
+                "to it; x.float() makes them, images in bytes also belong into [-1, 1]"
+            )
         if not torch.isfinite(self.x).all():
             raise ValueError("the data holds NaN or infinite values: clean it before training")
-        if self.y is not None and len(self.y) != len(self.x):
-            raise ValueError(f"{len(self.x)} rows of data but {len(self.y)} labels")
+        if self.y is None:
+            return
+        if self.y.dtype not in LABELS or self.y.shape != self.x.shape[:1]:
+            raise ValueError(
+                f"labels are whole numbers [{len(self.x)}], one for each row of data: got "
+                f"{self.y.dtype} {list(self.y.shape)}"
+            )
+        if len(self.y) and self.y.min() < 0:
+            raise ValueError(f"labels are 0, 1, ...: got {int(self.y.min())}")
 
     def __call__(self, step: int, size: int, seed: int, part: int = 0, parts: int = 1) -> Batch:
         """Take rows of the shuffled epochs."""
         rows = epoch_rows(len(self.x), step, size, seed)[part::parts]
-        return self.x[rows], None if self.y is None else self.y[rows]
+        return checked(self.x[rows], None if self.y is None else self.y[rows])
+
+
+#: Types of labels; all are int64 in a batch, as an embedding needs it.
+LABELS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def checked(x: Tensor, y: Tensor | None) -> Batch:
+    """A batch in float32 or float64 with labels in int64.
+
+    Times and noise have the type of the data: in half precision some times would round to 1, and
+    in whole numbers all to 0.
+    """
+    if not x.is_floating_point():
+        raise ValueError(f"data has floating-point numbers: got {x.dtype}")
+    wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    return wide, None if y is None else y.long()
 
 
 def epoch_rows(n: int, step: int, size: int, seed: int) -> Int[Tensor, " size"]:
     """Positions ``[step * size, (step + 1) * size)`` in an endless run of shuffled epochs."""
+    if size < 1:
+        raise ValueError(f"a batch has at least one row: got {size}")
     if size > n:
         raise ValueError(f"the batch ({size}) is larger than the data set ({n} rows)")
     epoch, offset = divmod(step * size, n)

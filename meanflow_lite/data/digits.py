@@ -35,5 +35,11 @@ def digits(held_out: bool = False) -> Digits:
 
 
 def to_uint8(x: Float[Tensor, " n c h w"]) -> Tensor:
-    """Images in [-1, 1] as bytes, clipped and rounded: ``127.5 x + 127.5``."""
+    """Images in [-1, 1] as bytes, clipped and rounded: ``127.5 x + 127.5``.
+
+    Raises:
+        ValueError: for values that are not finite, which would become any color.
+    """
+    if not torch.isfinite(x).all():
+        raise ValueError("the images hold NaN or infinite values: did training diverge?")
     return (x.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from meanflow_lite.data.images import opened, read_image, scan, to_rgb
-from meanflow_lite.data.listing import pictures, regular_file
+from meanflow_lite.data.listing import pictures
+from meanflow_lite.files import Damage, fits, read_json
+from meanflow_lite.files.read import plain
 
 GRID, NOTE = "grid.png", "samples.json"
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, NotImplementedError)
@@ -64,7 +67,7 @@ class ImageSet:
             raise ValueError(f"{path} is neither an npz nor a folder with images")
         if crop is not None:
             raise ValueError(f"a crop is of the images of a folder, but {path} is an npz")
-        return _open_npz(regular_file(path))
+        return _open_npz(path)
 
     def kinds(self) -> str:
         """The formats of the files, such as ``png`` or ``jpg, png``."""
@@ -99,7 +102,7 @@ class ImageSet:
         channels, height, width = self.shape
         image = channels * height * width
         try:
-            with zipfile.ZipFile(self.path) as archive, archive.open("arr_0.npy") as file:
+            with _arrays(self.path) as file:
                 _header(file)
                 for number, first in enumerate(range(0, self.count, size)):
                     wanted = min(size, self.count - first) * image
@@ -122,30 +125,37 @@ def describe(path: Path | str) -> dict:
         ValueError: if the note is damaged.
     """
     path = Path(path)
+    where = path if path.suffix == ".npz" else path / NOTE
     try:
-        if path.suffix == ".npz" and path.is_file():
-            with np.load(path, allow_pickle=False) as stored:
-                text = str(stored["about"]) if "about" in stored else "{}"
-        else:
-            note = path / NOTE
-            text = regular_file(note).read_text() if note.exists() else "{}"
-        about = json.loads(text)
-        if not isinstance(about, dict):
-            raise ValueError("it is not a table of names and values")
+        about = _note_in(path) if path.suffix == ".npz" else _note_beside(where)
         labels = about.get("labels")
-        if labels is not None and not _whole_numbers(labels):
-            raise ValueError("its labels are not a list of whole numbers")
+        if labels is not None and not fits(labels, list[int]):
+            raise Damage(where, "its labels are not a list of whole numbers")
         return about
-    except (*_DAMAGE, RecursionError) as error:
-        where = path if path.suffix == ".npz" else path / NOTE
+    except (Damage, ValueError, RecursionError) as error:
+        said = error.what if isinstance(error, Damage) else error
         raise ValueError(
-            f"what the sample command noted in {where} is damaged ({error}): sample again into "
+            f"what the sample command noted in {where} is damaged ({said}): sample again into "
             "another --out, or move the note away to judge the images without it"
         ) from error
 
 
-def _whole_numbers(labels: Any) -> bool:
-    return isinstance(labels, list) and all(type(label) is int for label in labels)
+def _note_in(path: Path) -> dict:
+    if not path.is_file():
+        return {}
+    with plain(path) as file:
+        try:
+            stored = np.load(file, allow_pickle=False)
+            about = json.loads(str(stored["about"])) if "about" in stored else {}
+        except _DAMAGE as error:
+            raise Damage(path, str(error)) from error
+    if not isinstance(about, dict):
+        raise Damage(path, "it is not a table of names and values")
+    return about
+
+
+def _note_beside(note: Path) -> dict:
+    return read_json(note, {}) if note.exists() else {}
 
 
 def _open_folder(path: Path, crop: int | None, exif: bool, skip_bad: bool) -> ImageSet:
@@ -189,7 +199,7 @@ def _by(size: tuple[int, int]) -> str:
 
 def _open_npz(path: Path) -> ImageSet:
     try:
-        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
+        with _arrays(path) as file:
             shape, fortran, dtype = _header(file)
     except _DAMAGE as error:
         raise ValueError(
@@ -206,7 +216,14 @@ def _open_npz(path: Path) -> ImageSet:
     return ImageSet(path, count, (channels, height, width), about)
 
 
-def _header(file: zipfile.ZipExtFile) -> tuple[tuple[int, ...], bool, np.dtype]:
+@contextmanager
+def _arrays(path: Path) -> Iterator[Any]:
+    """The array ``arr_0`` of an npz as a stream."""
+    with plain(path) as file, zipfile.ZipFile(file) as archive, archive.open("arr_0.npy") as array:
+        yield array
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(file)

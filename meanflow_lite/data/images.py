@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from meanflow_lite.data.listing import folders, pictures, regular_file
+from meanflow_lite.data.listing import folders, pictures
+from meanflow_lite.files import Damage
+from meanflow_lite.files.read import plain
 
 #: Modes that convert to RGB faithfully.
 MODES = {"RGB", "RGBA", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr"}
@@ -86,6 +89,15 @@ class ImageFolder:
         """Number of images."""
         return len(self.paths)
 
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Their paths below ``root``, written with slashes."""
+        return tuple(path.relative_to(self.root).as_posix() for path in self.paths)
+
+    def picture(self, row: int, size: int, exif: bool = True) -> Picture:
+        """One image, cropped; see :func:`read_picture`."""
+        return read_picture(self.paths[row], size, exif)
+
 
 class Picture(NamedTuple):
     """Pixels of an image, and what was done to show them as a viewer does."""
@@ -129,18 +141,20 @@ def opened(path: Path) -> Iterator[Image.Image]:
     An ``OSError`` of the file system (permission, input and output) is passed on as it is.
     """
     try:
-        with regular_file(path).open("rb") as file, warnings.catch_warnings():
+        with plain(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # own limit below
             with Image.open(file) as image:
                 check_header(image)
                 yield image
     except BadImage as error:
         raise BadImage(f"{path}: {error}") from error
+    except Damage as error:
+        raise BadImage(f"{path}: {error.what}") from error
     except Exception as error:  # Pillow raises many types for damaged files
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        said = str(error).replace(f"{path} is ", "") or type(error).__name__
-        raise BadImage(f"{path}: cannot be read ({said.splitlines()[0]})") from error
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadImage(f"{path}: cannot be read ({said})") from error
 
 
 def check_header(image: Image.Image) -> None:

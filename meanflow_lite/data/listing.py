@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,35 +47,11 @@ def pictures(folder: Path) -> tuple[list[Path], list[Path]]:
     entered again, so that a link in a circle ends.
 
     Raises:
-        ValueError: for an image's name on something else than a file, such as a pipe.
         OSError: if a folder may not be read.
     """
     files = sorted(_walk(folder, set()))
     unread = [p for p in files if p.suffix.lower() in UNREAD]
-    return [regular_file(p) for p in files if p.suffix.lower() in SUFFIXES], unread
-
-
-def regular_file(path: Path | str) -> Path:
-    """The path, if it is that of a plain file: opening a pipe would wait for ever.
-
-    Raises:
-        ValueError: for a folder, a pipe, a device, a link that leads nowhere.
-        OSError: if it may not be looked at.
-    """
-    path = Path(path)
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError as error:
-        what = "a link that leads nowhere" if path.is_symlink() else "missing"
-        raise ValueError(f"{path} is {what}") from error
-    except OSError as error:
-        if _circle(error):
-            raise ValueError(f"{path} is a link in a circle") from error
-        raise
-    if not stat.S_ISREG(mode):
-        what = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
-        raise ValueError(f"{path} is {what}, not a file")
-    return path
+    return [p for p in files if p.suffix.lower() in SUFFIXES], unread
 
 
 def _walk(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:

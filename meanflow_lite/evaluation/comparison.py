@@ -11,10 +11,10 @@ from torch import Tensor
 
 from meanflow_lite.data.digits import digits
 from meanflow_lite.data.image_sets import ImageSet
-from meanflow_lite.data.listing import regular_file
 from meanflow_lite.evaluation import digits as judges
 from meanflow_lite.evaluation.frechet import Moments, frechet_distance, moments, read_statistics
 from meanflow_lite.evaluation.intervals import Interval
+from meanflow_lite.files.read import plain
 
 DIGITS = "digits"
 
@@ -116,10 +116,8 @@ def interval(rows: Tensor, reference: Moments, resamples: int = 100) -> Interval
 
 
 def _arrays(path: Path) -> set[str]:
-    try:
-        with np.load(regular_file(path), allow_pickle=False) as stored:
-            return set(stored)
-    except Exception as error:  # a text file, a cut archive, an npy: numpy raises many types
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise ValueError(f"{path} is damaged, or not an npz ({error})") from error
+    with plain(path) as file:
+        try:
+            return set(np.load(file, allow_pickle=False))
+        except Exception as error:  # a text file, a cut archive, an npy: numpy raises many types
+            raise ValueError(f"{path} is damaged, or not an npz ({error})") from error

@@ -6,7 +6,6 @@ are any network's; :mod:`~meanflow_lite.evaluation.inception` has those that pap
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
@@ -16,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from meanflow_lite.data.listing import regular_file
+from meanflow_lite.files import Damage, read_npz, writing
 
 
 @dataclass(frozen=True)
@@ -140,22 +139,20 @@ def read_statistics(path: Path | str) -> Moments:
         ValueError: if the file is damaged, or holds no moments; a covariance must be symmetric
             and have no negative eigenvalue.
     """
-    path = regular_file(path)
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            if not isinstance(stored, np.lib.npyio.NpzFile) or not {"mu", "sigma"} <= set(stored):
-                raise ValueError("it has no mu and sigma")
-            mean, covariance = (np.asarray(stored[k], dtype=float) for k in ("mu", "sigma"))
-            count = int(stored["count"]) if "count" in stored.files else None
+        stored = read_npz(path, ("mu", "sigma"))
+        mean, covariance = (np.asarray(stored[k], dtype=float) for k in ("mu", "sigma"))
+        count = int(stored["count"]) if "count" in stored else None
         found = Moments(mean, covariance, count)
         lowest, highest = np.linalg.eigvalsh(covariance)[[0, -1]]
         if lowest < -1e-4 * max(highest, 1e-12):
             raise ValueError(f"its covariance has the negative eigenvalue {lowest:.3g}")
         return found
-    except (ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError) as error:
+        said = error.what if isinstance(error, Damage) else error
         raise ValueError(
             f"{path} does not hold reference statistics, which are an npz of mu [d] and sigma "
-            f"[d, d] ({error})"
+            f"[d, d] ({said})"
         ) from error
 
 
@@ -169,7 +166,7 @@ def write_statistics(m: Moments, path: Path | str) -> Path:
     fields = {"mu": m.mean, "sigma": m.covariance}
     if m.count is not None:
         fields["count"] = np.array(m.count)
-    with path.open("wb") as file:
+    with writing(path) as file:
         np.savez(file, **fields)  # pyright: ignore[reportArgumentType]
     return path
 

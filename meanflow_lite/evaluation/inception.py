@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from meanflow_lite.data.listing import regular_file
+from meanflow_lite.files.read import plain
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 
@@ -76,7 +76,8 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
         ValueError: if it is damaged, or holds anything but tensors.
     """
     try:
-        state = torch.load(regular_file(path), map_location="cpu", weights_only=True)
+        with plain(path) as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} is damaged, or holds more than tensors and would run code when it is read: "

@@ -24,13 +24,16 @@ class Data:
     num_classes: int
     shape: tuple[int, ...]
     vae: str | None = None
+    vae_fingerprint: str | None = None
+    classes: tuple[str, ...] | None = None
 
 
 def open_data(name: str, latent_scale: float) -> Data:
     """``digits``, or the folder of a latent cache.
 
     Raises:
-        ValueError: if there is no such cache, or it is damaged or incomplete.
+        ValueError: if there is no such cache, it is damaged or incomplete, or its VAE has another
+            factor on latents.
     """
     if name == DIGITS:
         x, y = digits()
@@ -43,4 +46,18 @@ def open_data(name: str, latent_scale: float) -> Data:
             "`meanflow-lite encode IMAGES --out LATENTS`, or use --data digits"
         )
     cache = LatentCache(name, latent_scale)
-    return Data(cache, cache.content, len(cache), cache.num_classes, cache.shape, cache.vae)
+    if abs(cache.vae_scale / latent_scale - 1) > 1e-3:
+        raise ValueError(
+            f"--latent-scale is {latent_scale}, but the VAE of {name} names {cache.vae_scale}: "
+            f"give --latent-scale {cache.vae_scale}"
+        )
+    return Data(
+        cache,
+        cache.content,
+        len(cache),
+        cache.num_classes,
+        cache.shape,
+        cache.vae,
+        cache.vae_fingerprint,
+        cache.classes,
+    )

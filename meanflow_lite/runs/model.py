@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from meanflow_lite.data.batches import seeded
+from meanflow_lite.data.batches import noise
 from meanflow_lite.fields import Field
 from meanflow_lite.guidance import ClassifierFree
 from meanflow_lite.objectives import Domain, trained
@@ -40,8 +40,7 @@ class Model:
 
     def noise(self, indices: Sequence[int], seed: int = 0) -> Float[Tensor, " n *d"]:
         """Noise of the samples with these numbers: the same bits at any batch size."""
-        rows = [torch.randn(self.shape, generator=seeded(seed, i, 3)) for i in indices]
-        return torch.stack(rows).to(self.device)
+        return torch.stack([noise(self.shape, seed, i, 3) for i in indices]).to(self.device)
 
     def latents(
         self,
