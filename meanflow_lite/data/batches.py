@@ -6,7 +6,7 @@ the same rows that :class:`~meanflow_lite.objectives.base.Context` draws noise f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -44,7 +44,8 @@ def seeded(*keys: int) -> torch.Generator:
 
     The keys are hashed together: PyTorch's CPU generator only reads 32 bits of a seed, so
     packing two numbers into one would make different seeds collide. Two of 100,000 generators may
-    share a state, which a training step does not notice; for samples there is :func:`noise`.
+    share a state, which an order of rows does not notice; noise comes from
+    :class:`~meanflow_lite.randomness.Random`.
 
     Raises:
         ValueError: for a key that is negative or has more than 64 bits.
@@ -52,16 +53,6 @@ def seeded(*keys: int) -> torch.Generator:
     _check_keys(keys)
     state = np.random.SeedSequence(keys).generate_state(1)[0]
     return torch.Generator().manual_seed(int(state))
-
-
-def noise(shape: Sequence[int], *keys: int) -> Tensor:
-    """Standard normal noise in float32 that depends on all 128 bits of the hashed ``keys``.
-
-    By NumPy's Philox: of 50,000 samples no two have the same noise, whatever the seed.
-    """
-    _check_keys(keys)
-    bits = np.random.Philox(np.random.SeedSequence([len(keys), *keys]))
-    return torch.from_numpy(np.random.Generator(bits).standard_normal(tuple(shape), np.float32))
 
 
 def _check_keys(keys: tuple[int, ...]) -> None:

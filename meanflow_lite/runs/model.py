@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from meanflow_lite.data.batches import noise
 from meanflow_lite.fields import Field
 from meanflow_lite.guidance import ClassifierFree
 from meanflow_lite.objectives import Domain, trained
+from meanflow_lite.randomness import Random
 from meanflow_lite.runs.settings import Settings
 from meanflow_lite.samplers import Times, integrate, sample, uniform_times
 from meanflow_lite.training import CheckpointError, checkpoints, read_checkpoint
@@ -40,7 +40,9 @@ class Model:
 
     def noise(self, indices: Sequence[int], seed: int = 0) -> Float[Tensor, " n *d"]:
         """Noise of the samples with these numbers: the same bits at any batch size."""
-        return torch.stack([noise(self.shape, seed, i, 3) for i in indices]).to(self.device)
+        random = Random(seed)
+        rows = [random.normal("sample", range(i, i + 1), *self.shape) for i in indices]
+        return torch.cat(rows).to(self.device)
 
     def latents(
         self,
