@@ -162,6 +162,16 @@ def test_it_trains_on_classes_that_no_batch_holds_twice():
     assert history[-1].watch["drift"] < 0.5 * history[0].watch["drift"]
 
 
+def test_a_network_without_classes_is_compared_with_all_of_the_data():
+    net, bare = MLP(2, 8, 2, num_classes=3), MLP(2, 8, 2)
+    x, y = torch.randn(32, 2), torch.arange(32) % 3
+    draw, ctx = draw_of(Drifting(), x, y)
+    alone, _ = draw_of(Drifting(), x, None)
+    losses = [Drifting()(u, d, ctx).per_sample for u, d in ((bare, draw), (bare, alone))]
+    assert torch.equal(*losses)
+    assert not torch.equal(Drifting()(net, draw, ctx).per_sample, losses[0])
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_label_is_generated_alone_and_each_has_data(seed):
     torch.manual_seed(seed)

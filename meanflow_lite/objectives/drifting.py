@@ -25,6 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from meanflow_lite.domains import classes_of
 from meanflow_lite.fields import Field
 from meanflow_lite.losses import squared_error
 from meanflow_lite.objectives.base import ONE_JUMP, Context, Domain, Draw, Loss, SingleStage
@@ -38,7 +39,8 @@ class Drifting(SingleStage):
 
     ``omega`` above 1 guides: all real rows repel too, with such a weight that what the generator
     aims at is :math:`\omega p(x \mid y) - (\omega - 1) p(x)`. A class with a single row in a
-    batch has nothing to compare: such rows are generated under the label of another one.
+    batch has nothing to compare: such rows are generated under the label of another one. A network
+    without classes is compared with all of the data.
 
     Raises:
         ValueError: for radii that are not positive, ``omega`` below 1 or not finite, guidance
@@ -74,8 +76,8 @@ class Drifting(SingleStage):
         """The loss is the squared force: its gradient, not its size, says where to go."""
         made = draw.eps - u(draw.eps, draw.r, draw.t, draw.y)
         here, data = everywhere(made.detach().flatten(1).to(draw.x)), everywhere(draw.x.flatten(1))
-        y = everywhere(draw.t if draw.y is None else draw.y)
-        real = everywhere(draw.extra["real"]) if draw.y is not None else y
+        labels = (draw.y, draw.extra["real"]) if draw.y is not None and classes_of(u) != 0 else None
+        y, real = (everywhere(which) for which in labels or (draw.t, draw.t))
         force, sigma, raw = self.force(here, data, y, real)
         first = dist.get_rank() * len(made) if dist.is_initialized() else 0
         own = force[first : first + len(made)].view_as(made)
