@@ -44,7 +44,7 @@ format: $(STAMP)  ## formats the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-notebooks: $(STAMP)  ## [ONLY=05_identity] [FORCE=1] executes the sources that changed
+notebooks: $(STAMP)  ## [ONLY=06_identity] [FORCE=1] executes the sources that changed
 	$(BIN)/python -m tools.notebooks build $(if $(ONLY),--only $(ONLY)) $(if $(FORCE),--force)
 
 portable: $(STAMP)  ## notebooks under other threads and instruction sets, and from the wheel alone

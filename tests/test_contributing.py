@@ -82,7 +82,7 @@ def test_the_example_of_a_claim_is_a_row_that_the_ledger_takes():
     opened = yaml.safe_load(block("id: geng-fd", "yaml"))[0]
     assert problems([opened], {}) == []
     settled = {**opened, **yaml.safe_load(block("status: contradicted", "yaml"))}
-    assert problems([settled], {"geng-fd": {"08_diagnostics"}}) == []
+    assert problems([settled], {"geng-fd": {"11_loss_of_one"}}) == []
     assert problems([settled], {})
     assert problems(ledger(), cells_by_claim()) == problems([*ledger(), opened], cells_by_claim())
 

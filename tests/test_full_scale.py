@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "book" / "_ext"))
 from meanflow_book import full_scale  # noqa: E402
 
 PAGES = {p: (ROOT / "book" / p).read_text("utf-8") for p in ("full_scale.md", "run_cards.md")}
-PAGES["chapter 12"] = (ROOT / "notebooks" / "src" / "12_full_scale.md").read_text("utf-8")
+PAGES["chapter 22"] = (ROOT / "notebooks" / "src" / "22_pipeline.md").read_text("utf-8")
 PAGES["cards"] = full_scale.cards_page()
 
 

@@ -3,7 +3,7 @@
 Other thread counts, a CPU without vector instructions, and, from an empty folder, a clean
 environment that has nothing but the built wheel, its dependencies and what runs a notebook.
 
-    python -m tools.portable [--only 05_identity ...] [--skip-wheel]
+    python -m tools.portable [--only 06_identity ...] [--skip-wheel]
     python -m tools.portable --here    # installs the wheel into the running environment (Colab)
 """
 

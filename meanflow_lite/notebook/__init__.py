@@ -2,8 +2,8 @@
 
 from meanflow_lite.notebook.claims import all_published, published, results, settings
 from meanflow_lite.notebook.exercises import EXERCISES, Exercise, Verdict, check, exercise
-from meanflow_lite.notebook.live import live
 from meanflow_lite.notebook.figures import numbered, setup, show
+from meanflow_lite.notebook.live import live
 from meanflow_lite.notebook.panels import panel
 from meanflow_lite.notebook.predict import predict, score
 from meanflow_lite.notebook.sliders import slider, triangle_slider

@@ -28,8 +28,8 @@ _RETURNING = ("LOAD_CONST", "RETURN_CONST", "RETURN_VALUE")
 class Exercise:
     """One exercise: ``use`` turns an answer into something comparable (a tensor, number or word).
 
-    A dict of those, such as ``{"the loss of each row": ..., "its gradient": ...}``, is compared part
-    by part, and the message names the part.
+    A dict of those, such as ``{"the loss of each row": ..., "its gradient": ...}``, is compared
+    part by part, and the message names the part.
 
     For a function, ``use`` calls it, as in ``lambda jump: jump(z, r, t, u)``. ``right`` is a right
     answer, ``mistakes`` maps a sentence to a wrong answer that deserves it, ``praise`` is what a

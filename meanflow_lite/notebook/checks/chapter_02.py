@@ -1,86 +1,95 @@
-"""Exercises of chapter 02: what the marginal velocity says about data, noise and density."""
+"""Exercises of chapter 02: the order of a solver, and where one step lands."""
+
+import math
 
 import torch
+from torch import Tensor
 
 from meanflow_lite.notebook.exercises import exercise
 
 _Z = torch.linspace(-2.0, 2.0, 6, dtype=torch.float64).reshape(3, 2)
-_V = torch.cos(3 * _Z)
-_T = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+
+
+def _v(z: Tensor, t: float) -> Tensor:
+    """A velocity that depends on both of its arguments, and on neither linearly."""
+    return torch.sin(2 * z) * (1 + t) ** 2
+
 
 exercise(
-    "02-posterior-mean",
-    use=lambda posterior_mean: posterior_mean(_V, _Z, _T),
-    right=lambda v, z, t: z - t[:, None] * v,
+    "02-budget",
+    use=lambda budget: [budget(0.4, 16, p, 0.01) for p in (1, 2, 4)],
+    right=lambda e, nfe, p, wanted: nfe * (e / wanted) ** (1 / p),
     mistakes={
-        "The sign is wrong: the data lies against the velocity, which points to the noise.": (
-            lambda v, z, t: z + t[:, None] * v
+        "The order is used upside down: a higher order needs fewer evaluations, so it is a root "
+        "that is taken.": lambda e, nfe, p, wanted: nfe * (e / wanted) ** p,
+        "The ratio is upside down: a smaller error needs more evaluations.": (
+            lambda e, nfe, p, wanted: nfe * (wanted / e) ** (1 / p)
         ),
-        "The time is missing: that is right at t = 1 only.": lambda v, z, t: z - v,
-        "The time that is left to the data is t, not 1 - t.": (
-            lambda v, z, t: z - (1 - t[:, None]) * v
+        "That is the factor by which the evaluations grow; multiply `nfe` by it.": (
+            lambda e, nfe, p, wanted: (e / wanted) ** (1 / p)
         ),
-        "That is the posterior mean of the noise.": lambda v, z, t: z + (1 - t[:, None]) * v,
+        "Do not round.": lambda e, nfe, p, wanted: math.ceil(nfe * (e / wanted) ** (1 / p)),
+        "This is right for order one only: solve the equation for NFE with p in it.": (
+            lambda e, nfe, p, wanted: nfe * e / wanted
+        ),
     },
-    praise="Right, and it is one Euler step to t = 0: an Euler step lands on a mean.",
-    hint="Solve the first equation of (2.3) for the posterior mean; t[:, None] multiplies rows.",
+    praise="Right: for a tenth of the error Euler needs ten times the evaluations, RK4 less than "
+    "twice.",
 )
 
-_PLACES = torch.linspace(-1.5, 1.4, 8, dtype=torch.float64)
-_TIMES = torch.linspace(0.3, 0.95, 8, dtype=torch.float64)
 
 exercise(
-    "02-two-points",
-    use=lambda two_points: two_points(_PLACES, _TIMES),
-    right=lambda z, t: (z - torch.tanh((1 - t) * z / t**2)) / t,
+    "02-midpoint",
+    use=lambda midpoint: midpoint(_v, _Z, 0.9, 0.5),
+    right=lambda v, z, t, r: z - (t - r) * v(z - (t - r) / 2 * v(z, t), (t + r) / 2),
     mistakes={
-        "The data moves to the noise: at time t the two points stand at 1 - t and -(1 - t), which "
-        "enters the weights.": lambda z, t: (z - torch.tanh(z / t**2)) / t,
-        "The weights need the variance of the noise, t squared.": (
-            lambda z, t: (z - torch.tanh((1 - t) * z / t)) / t
+        "The velocity is taken at the middle place but at the time t: the clock runs too.": (
+            lambda v, z, t, r: z - (t - r) * v(z - (t - r) / 2 * v(z, t), t)
         ),
-        "A factor of two: tanh takes half of the logarithm of the ratio.": (
-            lambda z, t: (z - torch.tanh(2 * (1 - t) * z / t**2)) / t
+        "The velocity is taken at the middle time but at the old place: go there first, with half "
+        "an Euler step.": lambda v, z, t, r: z - (t - r) * v(z, (t + r) / 2),
+        "The middle of the times is (t + r) / 2; (t - r) / 2 is half of the step.": (
+            lambda v, z, t, r: z - (t - r) * v(z - (t - r) / 2 * v(z, t), (t - r) / 2)
         ),
-        "A sigmoid is the weight w of the point at 1; the mean of 1 and -1 is 2 w - 1.": (
-            lambda z, t: (z - torch.sigmoid(2 * (1 - t) * z / t**2)) / t
+        "The first step goes too far: the middle is half of the time away, (t - r) / 2.": (
+            lambda v, z, t, r: z - (t - r) * v(z - (t - r) * v(z, t), (t + r) / 2)
         ),
-        "That is the posterior mean of the data; the velocity is (z - it) / t.": (
-            lambda z, t: torch.tanh((1 - t) * z / t**2)
+        "This is the middle point; from z, take the whole step with the velocity there.": (
+            lambda v, z, t, r: z - (t - r) / 2 * v(z, t)
         ),
-        "Divide by the time: this is the way from the posterior mean, not the velocity.": (
-            lambda z, t: z - torch.tanh((1 - t) * z / t**2)
+        "The last step starts at the middle point; it must start at z and take the whole time.": (
+            lambda v, z, t, r: (
+                z - (t - r) / 2 * v(z, t) - (t - r) * v(z - (t - r) / 2 * v(z, t), (t + r) / 2)
+            )
         ),
-        "The sign is wrong: the velocity points away from the data.": (
-            lambda z, t: (torch.tanh((1 - t) * z / t**2) - z) / t
+        "The sign is wrong: time runs down, so a step subtracts.": (
+            lambda v, z, t, r: z + (t - r) * v(z + (t - r) / 2 * v(z, t), (t + r) / 2)
         ),
-        "That takes the nearer point alone: the mean over both is softer.": (
-            lambda z, t: (z - z.sign()) / t
+        "This is Euler's method: the velocity at the start.": (
+            lambda v, z, t, r: z - (t - r) * v(z, t)
+        ),
+        "This is Heun's method, the mean of the velocities at both ends.": (
+            lambda v, z, t, r: z - (t - r) / 2 * (v(z, t) + v(z - (t - r) * v(z, t), r))
         ),
     },
-    praise="Right: a soft choice of the nearer point, and a hard one as t tends to 0.",
+    praise="Right: order two with two evaluations, like Heun's method.",
 )
 
+
 exercise(
-    "02-score",
-    use=lambda score_of: score_of(_V, _Z, _T),
-    right=lambda v, z, t: -(z + (1 - t[:, None]) * v) / t[:, None],
+    "02-one-step",
+    use=lambda one_step_error: [one_step_error(m, a) for m, a in ((0.0, 2.0), (3.0, 0.5))],
+    right=lambda m, a: a,
     mistakes={
-        "The sign is wrong: the score points to where data is likelier, against the noise.": (
-            lambda v, z, t: (z + (1 - t[:, None]) * v) / t[:, None]
+        "That is the mean square; take its root.": lambda m, a: a**2,
+        "The mean cancels: one step lands on m, and the true point is m + a eps.": (
+            lambda m, a: math.hypot(m, a)
         ),
-        "That is minus the posterior mean of the noise; divide by t.": (
-            lambda v, z, t: -(z + (1 - t[:, None]) * v)
+        "That is the distance of one step to zero; compare it with the true end point.": (
+            lambda m, a: abs(m)
         ),
-        "That is the posterior mean of the noise; the score is minus it, divided by t.": (
-            lambda v, z, t: z + (1 - t[:, None]) * v
-        ),
-        "That uses the posterior mean of the data; the noise is z + (1 - t) v.": (
-            lambda v, z, t: -(z - t[:, None] * v) / t[:, None]
-        ),
-        "The noise is z + (1 - t) v, not z + t v.": (
-            lambda v, z, t: -(z + t[:, None] * v) / t[:, None]
-        ),
+        "One step lands on the mean, not on the truth.": lambda m, a: 0.0,
     },
-    praise="Right: velocity, posterior mean, noise and score are four names of one quantity.",
+    hint="One step lands on m; the true end point is m + a eps, with eps of variance one.",
+    praise="Right: all of the spread of the data is lost.",
 )

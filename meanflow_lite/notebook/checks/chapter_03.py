@@ -1,80 +1,96 @@
-"""Exercises of chapter 03: the floor of the loss, and how to see below its noise."""
-
-import math
+"""Exercises of chapter 03: what the marginal velocity says about data, noise and density."""
 
 import torch
-from torch import Tensor
 
 from meanflow_lite.notebook.exercises import exercise
 
+_Z = torch.linspace(-2.0, 2.0, 6, dtype=torch.float64).reshape(3, 2)
+
+
+_V = torch.cos(3 * _Z)
+
+
+_T = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+
+
 exercise(
-    "03-floor",
-    use=lambda gaussian_floor: [gaussian_floor(a, d) for a, d in ((2.0, 1), (0.5, 4096))],
-    right=lambda a, d: d * math.pi / 2 * a,
+    "03-posterior-mean",
+    use=lambda posterior_mean: posterior_mean(_V, _Z, _T),
+    right=lambda v, z, t: z - t[:, None] * v,
     mistakes={
-        "The loss sums over dimensions, and each has its own floor.": lambda a, d: math.pi / 2 * a,
-        "The integral is pi/2 times a, not its square.": lambda a, d: d * math.pi / 2 * a**2,
-        "Twice too much: from 0 to infinity the integral of 1 / (1 + x^2) is pi / 2.": (
-            lambda a, d: d * math.pi * a
+        "The sign is wrong: the data lies against the velocity, which points to the noise.": (
+            lambda v, z, t: z + t[:, None] * v
         ),
-        "That is the variance of eps - x; what z_t says about it lowers the floor.": (
-            lambda a, d: d * (1 + a**2)
+        "The time is missing: that is right at t = 1 only.": lambda v, z, t: z - v,
+        "The time that is left to the data is t, not 1 - t.": (
+            lambda v, z, t: z - (1 - t[:, None]) * v
         ),
-        "That is the value at t = 1, the variance of the data; take the mean over t.": (
-            lambda a, d: d * a**2
-        ),
-        "That is the mean of the values at both ends; the floor bends between them.": (
-            lambda a, d: d * (1 + a**2) / 2
-        ),
-        "Zero would mean that z_t determines the pair; it does not.": lambda a, d: 0.0,
+        "That is the posterior mean of the noise.": lambda v, z, t: z + (1 - t[:, None]) * v,
     },
-    praise="Right: it grows with the dimension, so a loss of thousands is no alarm.",
+    praise="Right, and it is one Euler step to t = 0: an Euler step lands on a mean.",
+    hint="Solve the first equation of (4.3) for the posterior mean; t[:, None] multiplies rows.",
 )
 
-_ONE = torch.tensor([2.0, 0.5, 3.1, 1.7, 0.2], dtype=torch.float64)
-_TWO = torch.tensor([1.9, 0.6, 2.7, 1.5, 0.1], dtype=torch.float64)
+
+_PLACES = torch.linspace(-1.5, 1.4, 8, dtype=torch.float64)
 
 
-def _unpaired(one: Tensor, two: Tensor) -> tuple[float, float]:
-    return float((one - two).mean()), float(((one.var() + two.var()) / len(one)) ** 0.5)
+_TIMES = torch.linspace(0.3, 0.95, 8, dtype=torch.float64)
 
 
 exercise(
-    "03-compare",
-    use=lambda compare: compare(_ONE, _TWO),
-    right=lambda a, b: (float((a - b).mean()), float((a - b).std() / len(a) ** 0.5)),
+    "03-two-points",
+    use=lambda two_points: two_points(_PLACES, _TIMES),
+    right=lambda z, t: (z - torch.tanh((1 - t) * z / t**2)) / t,
     mistakes={
-        "That standard error is for different rows. Here the rows are the same: take the "
-        "difference first, then its standard deviation.": _unpaired,
-        "That is the standard deviation of one row; the mean of n rows has it divided by the "
-        "root of n.": lambda a, b: (float((a - b).mean()), float((a - b).std())),
-        "Divide by the root of n, not by n.": (
-            lambda a, b: (float((a - b).mean()), float((a - b).std() / len(a)))
+        "The data moves to the noise: at time t the two points stand at 1 - t and -(1 - t), which "
+        "enters the weights.": lambda z, t: (z - torch.tanh(z / t**2)) / t,
+        "The weights need the variance of the noise, t squared.": (
+            lambda z, t: (z - torch.tanh((1 - t) * z / t)) / t
         ),
-        "The variance needs n - 1 rows in its denominator, as torch's std has by default.": (
-            lambda a, b: (float((a - b).mean()), float((a - b).std(correction=0) / len(a) ** 0.5))
+        "A factor of two: tanh takes half of the logarithm of the ratio.": (
+            lambda z, t: (z - torch.tanh(2 * (1 - t) * z / t**2)) / t
         ),
-        "The sign is wrong: one minus two.": (
-            lambda a, b: (float((b - a).mean()), float((a - b).std() / len(a) ** 0.5))
+        "A sigmoid is the weight w of the point at 1; the mean of 1 and -1 is 2 w - 1.": (
+            lambda z, t: (z - torch.sigmoid(2 * (1 - t) * z / t**2)) / t
+        ),
+        "That is the posterior mean of the data; the velocity is (z - it) / t.": (
+            lambda z, t: torch.tanh((1 - t) * z / t**2)
+        ),
+        "Divide by the time: this is the way from the posterior mean, not the velocity.": (
+            lambda z, t: z - torch.tanh((1 - t) * z / t**2)
+        ),
+        "The sign is wrong: the velocity points away from the data.": (
+            lambda z, t: (torch.tanh((1 - t) * z / t**2) - z) / t
+        ),
+        "That takes the nearer point alone: the mean over both is softer.": (
+            lambda z, t: (z - z.sign()) / t
         ),
     },
-    praise="Right: what both networks find hard cancels in the difference.",
+    praise="Right: a soft choice of the nearer point, and a hard one as t tends to 0.",
 )
 
+
 exercise(
-    "03-rows",
-    use=lambda rows_needed: [rows_needed(2.0, 0.01), rows_needed(5.0, 0.2)],
-    right=lambda s, e: (2 * s / e) ** 2,
+    "03-score",
+    use=lambda score_of: score_of(_V, _Z, _T),
+    right=lambda v, z, t: -(z + (1 - t[:, None]) * v) / t[:, None],
     mistakes={
-        "The standard error falls with the root of the number of rows: square it.": (
-            lambda s, e: 2 * s / e
+        "The sign is wrong: the score points to where data is likelier, against the noise.": (
+            lambda v, z, t: (z + (1 - t[:, None]) * v) / t[:, None]
         ),
-        "That makes it one standard error; two are wanted.": lambda s, e: (s / e) ** 2,
-        "The two belongs inside the square.": lambda s, e: 2 * (s / e) ** 2,
-        "Square s as well: the variance of a mean is s^2 over the number of rows.": (
-            lambda s, e: 4 * s / e**2
+        "That is minus the posterior mean of the noise; divide by t.": (
+            lambda v, z, t: -(z + (1 - t[:, None]) * v)
         ),
-        "The ratio is upside down.": lambda s, e: (e / (2 * s)) ** 2,
+        "That is the posterior mean of the noise; the score is minus it, divided by t.": (
+            lambda v, z, t: z + (1 - t[:, None]) * v
+        ),
+        "That uses the posterior mean of the data; the noise is z + (1 - t) v.": (
+            lambda v, z, t: -(z - t[:, None] * v) / t[:, None]
+        ),
+        "The noise is z + (1 - t) v, not z + t v.": (
+            lambda v, z, t: -(z + t[:, None] * v) / t[:, None]
+        ),
     },
-    praise="Right: for an excess of a hundredth of the spread it is forty thousand rows.",
+    praise="Right: velocity, posterior mean, noise and score are four names of one quantity.",
 )

@@ -1,84 +1,152 @@
-"""Exercises of chapter 05: the target, the other end of the jump, a point, three derivatives."""
+"""Exercises of chapter 05: stretches that add up, ranks in both directions, a broken sampler."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+from torch.special import ndtr, ndtri
 
+from meanflow_lite.data.toys import mixture_a
 from meanflow_lite.notebook.exercises import exercise
 
-_A = torch.tensor([[0.3, -1.2], [2.0, 0.7], [-0.4, 1.1]], dtype=torch.float64)
-_B = torch.tensor([[1.5, 0.2], [-0.6, 0.9], [0.8, -2.0]], dtype=torch.float64)
-_R = torch.tensor([0.0, 0.2, 0.5], dtype=torch.float64)
-_T = torch.tensor([1.0, 0.6, 0.8], dtype=torch.float64)
-_GAP = (_T - _R)[:, None]
+_X = torch.tensor([-2.4, -1.8, 0.1, 0.9, 2.4, 2.7], dtype=torch.float64)
+
+
+_R = torch.tensor([0.0, 0.0, 0.2, 0.5, 0.3, 0.6], dtype=torch.float64)
+
+
+_T = torch.tensor([1.0, 0.6, 0.9, 0.8, 1.0, 0.7], dtype=torch.float64)
+
+
+def _field(z: Tensor, r: float, t: float) -> Tensor:
+    """The exact average velocity of mixture A, with float times."""
+    column = z[:, None]
+    times = (torch.full_like(z, r), torch.full_like(z, t))
+    return mixture_a().average(column, *times)[:, 0]
+
+
+def _stretch(u, z, r, s, t):
+    near = u(z, s, t)
+    return ((t - s) * near + (s - r) * u(z - (t - s) * near, r, s)) / (t - r)
+
+
+def _frozen(u, z, r, s, t):
+    return ((t - s) * u(z, s, t) + (s - r) * u(z, r, s)) / (t - r)
+
+
+def _plain(u, z, r, s, t):
+    near = u(z, s, t)
+    return (near + u(z - (t - s) * near, r, s)) / 2
+
+
+def _swapped(u, z, r, s, t):
+    near = u(z, s, t)
+    return ((s - r) * near + (t - s) * u(z - (t - s) * near, r, s)) / (t - r)
+
+
+def _away(u, z, r, s, t):
+    near = u(z, s, t)
+    return ((t - s) * near + (s - r) * u(z + (t - s) * near, r, s)) / (t - r)
+
+
+def _wrong_length(u, z, r, s, t):
+    near = u(z, s, t)
+    return ((t - s) * near + (s - r) * u(z - (s - r) * near, r, s)) / (t - r)
+
+
+def _displacement(u, z, r, s, t):
+    return (t - r) * _stretch(u, z, r, s, t)
+
+
+def _rough(z: Tensor, r: float, t: float) -> Tensor:
+    """A field that is no average velocity, so that asking for the whole stretch is no answer."""
+    return _field(z, r, t) + (t - r) * torch.cos(z)
+
 
 exercise(
-    "05-target",
-    use=lambda target: target(_A, _B, _R, _T),
-    right=lambda v, dudt, r, t: v - (t - r)[:, None] * dudt,
+    "05-stretch",
+    use=lambda whole: whole(_rough, _X, 0.1, 0.4, 0.9),
+    right=_stretch,
     mistakes={
-        "The sign is wrong: solve u + (t - r) du/dt = v for u.": (
-            lambda v, dudt, r, t: v + (t - r)[:, None] * dudt
+        "That asks the field for the whole stretch: take two shorter ones, with a stop at s.": (
+            lambda u, z, r, s, t: u(z, r, t)
         ),
-        "The factor t - r is missing.": lambda v, dudt, r, t: v - dudt,
-        "Divide out nothing: (5.1) has (t - r) times du/dt.": (
-            lambda v, dudt, r, t: v - dudt / (t - r)[:, None]
-        ),
-        "That is the derivative of the displacement, not u.": (
-            lambda v, dudt, r, t: (t - r)[:, None] * v - dudt
-        ),
+        "The second stretch starts where the first one ends, at z_s, and not at z.": _frozen,
+        "The stop is at z_s = z - (t - s) u: time runs down, so a jump subtracts.": _away,
+        "The first stretch takes t - s, not s - r: that is how far z_s is from z.": _wrong_length,
+        "A plain mean of the two: weight each by the time it takes.": _plain,
+        "The weights are swapped: the stretch at z takes t - s.": _swapped,
+        "This is the displacement: divide by the time, t - r.": _displacement,
     },
-    praise="Right: this is the whole target of MeanFlow.",
+    praise="Right: displacements add, and the second stretch starts at z_s.",
 )
 
-exercise(
-    "05-end",
-    use=lambda end: end(_A, _B, _R, _T),
-    right=lambda u, du_dr, r, t: u - (t - r)[:, None] * du_dr,
-    mistakes={
-        "The sign is wrong: the factor t - r falls as r grows, so the product rule gives -u.": (
-            lambda u, du_dr, r, t: u + (t - r)[:, None] * du_dr
-        ),
-        "The overall sign is wrong: the right side gives -v(z_r, r).": (
-            lambda u, du_dr, r, t: (t - r)[:, None] * du_dr - u
-        ),
-        "The factor t - r is missing.": lambda u, du_dr, r, t: u - du_dr,
-    },
-    hint="Differentiate both sides of (t - r) u = z_t - z_r in r, by the product rule.",
-    praise="Right: d/dr of both sides gives -u + (t - r) du/dr = -v(z_r, r).",
-)
+
+_CDF_0 = mixture_a().cdf(_X[:, None], torch.zeros_like(_X))[:, 0]
+
 
 exercise(
-    "05-point",
-    use=lambda average: average(_A[:, 0], _R, _T, 0.5),
-    right=lambda z, r, t, m: (z - m) / t,
+    "05-encode",
+    use=lambda encode: encode(_X),
+    right=lambda x: ndtri(_CDF_0),
     mistakes={
-        "The path is straight from noise to m, so the end point z_r is not m unless r = 0.": (
-            lambda z, r, t, m: (z - m) / (t - r)
+        "This is the rank of the data point: which noise has that rank?": lambda x: _CDF_0,
+        "The rank must be taken at t = 0, where the data is, not at t = 1.": lambda x: x,
+        "That is the rank of x among the noise: take it among the data, by cdf at t = 0.": ndtr,
+        "That goes from noise to data; x is data, and the noise is wanted.": (
+            lambda x: mixture_a().quantile(ndtr(x)[:, None], torch.zeros_like(x))[:, 0]
         ),
-        "This is z - m, right at t = 1 only: at time t the state is the share t of the way.": (
-            lambda z, r, t, m: z - m
-        ),
-        "That is the noise of the path; the velocity is noise minus data.": (
-            lambda z, r, t, m: (z - (1 - t) * m) / t
-        ),
-        "That is where the path ends; u is a displacement over its time.": (
-            lambda z, r, t, m: 0 * z + m
-        ),
-        "The sign is wrong: velocity points from data to noise.": (lambda z, r, t, m: (m - z) / t),
     },
-    praise="Right: the path is straight, r does not matter, and u = v = (z - m) / t.",
+    praise="Right: the rank at t = 0, looked up among the noise.",
+    hint="ndtri takes a rank between zero and one: find that of x among the data first.",
 )
 
+
+def _gaussian(z, r, t, mu, a):
+    sigma_r, sigma_t = (torch.sqrt((1 - s) ** 2 * a**2 + s**2) for s in (r, t))
+    return (z - (1 - r) * mu - sigma_r * (z - (1 - t) * mu) / sigma_t) / (t - r)
+
+
+def _no_mean(z, r, t, mu, a):
+    return _gaussian(z, r, t, 0.0, a)
+
+
+def _fixed_mean(z, r, t, mu, a):
+    return _gaussian(z - mu, r, t, 0.0, a)
+
+
+def _variances(z, r, t, mu, a):
+    var_r, var_t = ((1 - s) ** 2 * a**2 + s**2 for s in (r, t))
+    return (z - (1 - r) * mu - var_r * (z - (1 - t) * mu) / var_t) / (t - r)
+
+
+def _landing(z, r, t, mu, a):
+    return z - (t - r) * _gaussian(z, r, t, mu, a)
+
+
 exercise(
-    "05-handed-in",
-    right="Ben",
+    "05-gaussian",
+    use=lambda u: u(_X, _R, _T, 1.5, 0.5),
+    right=_gaussian,
     mistakes={
-        "Hers passes on N(0, 1) at (0, 1) and fails on three modes: she moves r in place of t.": (
-            "Ada"
+        "The mean of z_t is missing: it is (1 - t) mu.": _no_mean,
+        "The mean moves: it is (1 - t) mu at time t and (1 - r) mu at time r.": _fixed_mean,
+        "That takes the ratio of variances: a rank counts standard deviations, so take roots.": (
+            _variances
         ),
-        "Hers passes on N(0, 1) at (0, 1) and fails on three modes: she holds z fixed.": "Cleo",
+        "This is where the path is at time r: u is the displacement z - z_r over t - r.": _landing,
+        "The sign is wrong: u is (z_t - z_r) / (t - r).": lambda *a: -_gaussian(*a),
     },
-    hint="Answer with one of the three names.",
-    praise="Right: his alone leaves nothing on data with three modes.",
+    praise="Right: the standard score is the rank of a Gaussian.",
+)
+
+
+exercise(
+    "05-sampler",
+    right="first",
+    mistakes={
+        "In two steps that one lands where it landed in one. Try the other.": "second",
+        "In one step both are right, but two steps tell them apart.": "neither",
+    },
+    praise="Right: it computes z - u for every jump, so its two half jumps are twice too long.",
 )

@@ -1,4 +1,4 @@
-"""Exercises of chapter 06: a rule for duals, tangents of another signature, the bill."""
+"""Exercises of chapter 06: the target, the other end of the jump, a point."""
 
 from __future__ import annotations
 
@@ -6,84 +6,74 @@ import torch
 
 from meanflow_lite.notebook.exercises import exercise
 
-_A = torch.tensor([-3.0, -0.5, 0.2, 2.0], dtype=torch.float64)
-_SLOPE = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
-_V = torch.tensor([[0.4, -1.0], [2.0, 0.3], [-0.7, 1.2]], dtype=torch.float64)
+_A = torch.tensor([[0.3, -1.2], [2.0, 0.7], [-0.4, 1.1]], dtype=torch.float64)
 
 
-def _gate(a):
-    return torch.sigmoid(a)
+_B = torch.tensor([[1.5, 0.2], [-0.6, 0.9], [0.8, -2.0]], dtype=torch.float64)
+
+
+_R = torch.tensor([0.0, 0.2, 0.5], dtype=torch.float64)
+
+
+_T = torch.tensor([1.0, 0.6, 0.8], dtype=torch.float64)
 
 
 exercise(
-    "06-silu",
-    use=lambda silu: silu(_A, _SLOPE),
-    right=lambda a, da: (a * _gate(a), (_gate(a) + a * _gate(a) * (1 - _gate(a))) * da),
+    "06-target",
+    use=lambda target: target(_A, _B, _R, _T),
+    right=lambda v, dudt, r, t: v - (t - r)[:, None] * dudt,
     mistakes={
-        "The value is right. The slope is the derivative alone: multiply it by the slope that "
-        "came in.": lambda a, da: (a * _gate(a), _gate(a) + a * _gate(a) * (1 - _gate(a))),
-        "The product rule has two terms: the gate changes too.": lambda a, da: (
-            a * _gate(a),
-            _gate(a) * da,
+        "The sign is wrong: solve u + (t - r) du/dt = v for u.": (
+            lambda v, dudt, r, t: v + (t - r)[:, None] * dudt
         ),
-        "The product rule has two terms: the factor a changes too.": lambda a, da: (
-            a * _gate(a),
-            a * _gate(a) * (1 - _gate(a)) * da,
+        "The factor t - r is missing.": lambda v, dudt, r, t: v - dudt,
+        "Divide out nothing: (6.1) has (t - r) times du/dt.": (
+            lambda v, dudt, r, t: v - dudt / (t - r)[:, None]
         ),
-        "The activation was applied to the slope: a slope is multiplied by the derivative.": (
-            lambda a, da: (a * _gate(a), da * _gate(da))
+        "That is the derivative of the displacement, not u.": (
+            lambda v, dudt, r, t: (t - r)[:, None] * v - dudt
         ),
     },
-    praise="Right: the product rule, then the slope that came in.",
+    praise="Right: this is the whole target of MeanFlow.",
 )
 
 
-def _net(z, t, h):
-    """A network of (z, t, h)."""
-    return torch.sin(z * (1 + t)[:, None]) + (h**2)[:, None] * z + (t * h)[:, None]
-
-
-def _slope(tangents):
-    dz, dt, dh = tangents(_V)
-    t = torch.tensor([0.9, 0.6, 0.8], dtype=torch.float64)
-    h = torch.tensor([0.9, 0.2, 0.5], dtype=torch.float64)
-    z = torch.tensor([[1.0, 0.2], [-0.3, 0.8], [0.5, -1.5]], dtype=torch.float64)
-    along = (dz, torch.full_like(t, float(dt)), torch.full_like(h, float(dh)))
-    return torch.func.jvp(_net, (z, t, h), along)[1]
-
-
 exercise(
-    "06-tangents",
-    use=_slope,
-    right=lambda v: (v, 1.0, 1.0),
+    "06-end",
+    use=lambda end: end(_A, _B, _R, _T),
+    right=lambda u, du_dr, r, t: u - (t - r)[:, None] * du_dr,
     mistakes={
-        "That holds the length h fixed, so r moves along with t. Here r stays: what does h do?": (
-            lambda v: (v, 1.0, 0.0)
+        "The sign is wrong: the factor t - r falls as r grows, so the product rule gives -u.": (
+            lambda u, du_dr, r, t: u + (t - r)[:, None] * du_dr
         ),
-        "That holds t fixed and lets h grow: r moves down. Along the path t grows.": lambda v: (
-            v,
-            0.0,
-            1.0,
+        "The overall sign is wrong: the right side gives -v(z_r, r).": (
+            lambda u, du_dr, r, t: (t - r)[:, None] * du_dr - u
         ),
-        "h = t - r grows with t, and not against it.": lambda v: (v, 1.0, -1.0),
-        "z moves too, with velocity v.": lambda v: (0 * v, 1.0, 1.0),
+        "The factor t - r is missing.": lambda u, du_dr, r, t: u - du_dr,
     },
-    praise="Right: r stays, so t and h = t - r grow together.",
+    hint="Differentiate both sides of (t - r) u = z_t - z_r in r, by the product rule.",
+    praise="Right: d/dr of both sides gives -u + (t - r) du/dr = -v(z_r, r).",
 )
 
+
 exercise(
-    "06-cost",
-    use=lambda cost: [cost(0.0), cost(0.25), cost(1.0)],
-    right=lambda q: (4 + q) / 3,
+    "06-point",
+    use=lambda average: average(_A[:, 0], _R, _T, 0.5),
+    right=lambda z, r, t, m: (z - m) / t,
     mistakes={
-        "The guidance forward is missing: one more evaluation on every row.": (
-            lambda q: (3 + q) / 3
+        "The path is straight from noise to m, so the end point z_r is not m unless r = 0.": (
+            lambda z, r, t, m: (z - m) / (t - r)
         ),
-        "That evaluation keeps no record, so it has no backward pass: one F and not three.": (
-            lambda q: (6 + q) / 3
+        "This is z - m, right at t = 1 only: at time t the state is the share t of the way.": (
+            lambda z, r, t, m: z - m
         ),
-        "The derivative runs on a share q of the rows only.": lambda q: 5 / 3,
-        "This is in units of F: divide by flow matching's three.": lambda q: 4 + q,
+        "That is the noise of the path; the velocity is noise minus data.": (
+            lambda z, r, t, m: (z - (1 - t) * m) / t
+        ),
+        "That is where the path ends; u is a displacement over its time.": (
+            lambda z, r, t, m: 0 * z + m
+        ),
+        "The sign is wrong: velocity points from data to noise.": (lambda z, r, t, m: (m - z) / t),
     },
-    praise="Right: three for flow matching, q for the derivative, one for guidance.",
+    praise="Right: the path is straight, r does not matter, and u = v = (z - m) / t.",
 )

@@ -1,120 +1,18 @@
-"""Exercises of chapter 07: one training step, three suspects, and how many rows keep it stable."""
+"""Exercises of chapter 07: three derivatives that were handed in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
-import torch
-from torch import Tensor
-from torch.func import jvp
-
-from meanflow_lite.fields import Field
-from meanflow_lite.identity import TANGENTS, total_derivative
-from meanflow_lite.notebook.bugs import CATALOG
 from meanflow_lite.notebook.exercises import exercise
-from meanflow_lite.objectives import MeanFlow
-from meanflow_lite.paths import Below, Uniform, bcast
-
-_SETTINGS = {"p": 0.0, "p_equal": 0.25, "pair": Below(Uniform())}
-
-#: One mistake of the catalog each; the reader finds out which.
-SUSPECTS: dict[int, MeanFlow] = {
-    1: type(CATALOG["wrong sign"].broken)(**_SETTINGS),
-    2: MeanFlow(**_SETTINGS, stop_gradient=False),
-    3: MeanFlow(**_SETTINGS, derivative=partial(total_derivative, tangent=TANGENTS["v10"])),
-}
-
-_Z = torch.linspace(-2.0, 2.0, 6, dtype=torch.float64).reshape(3, 2)
-_V = torch.linspace(1.0, -1.5, 6, dtype=torch.float64).reshape(3, 2)
-_R = torch.tensor([0.1, 0.2, 0.6], dtype=torch.float64)
-_T = torch.tensor([0.3, 0.9, 0.6], dtype=torch.float64)
-
-Step = Callable[..., Tensor]
-
-
-def _value_and_gradient(step_loss: Step) -> Tensor:
-    scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
-
-    def u(z: Tensor, r: Tensor, t: Tensor) -> Tensor:
-        return scale * torch.sin(z + bcast(2 * t - r, z)) + bcast(t * t, z)
-
-    loss = step_loss(u, _Z, _R, _T, _V)
-    (slope,) = torch.autograd.grad(loss.sum(), scale, retain_graph=True)
-    return torch.cat([loss.detach().reshape(-1), slope.reshape(1)])
-
-
-def _step(
-    tangent: tuple[float, float, float] = (1.0, 0.0, 1.0),
-    sign: float = -1.0,
-    stop: bool = True,
-    mean: bool = False,
-    length: bool = True,
-) -> Step:
-    def loss(u: Field, z: Tensor, r: Tensor, t: Tensor, v: Tensor) -> Tensor:
-        a, b, c = tangent
-        value, dudt = jvp(u, (z, r, t), (a * v, torch.full_like(r, b), torch.full_like(t, c)))[:2]
-        gap = bcast(t - r, z) if length else 1.0
-        target = v + sign * gap * dudt
-        error = (value - (target.detach() if stop else target)).square()
-        return error.mean(1) if mean else error.sum(1)
-
-    return loss
-
 
 exercise(
-    "07-step",
-    use=_value_and_gradient,
-    right=_step(),
+    "07-handed-in",
+    right="Ben",
     mistakes={
-        "The values are right, the gradient is not: detach the target before you subtract it.": (
-            _step(stop=False)
+        "Hers passes on N(0, 1) at (0, 1) and fails on three modes: she moves r in place of t.": (
+            "Ada"
         ),
-        "The sign of the derivative is wrong: the target is v minus (t - r) du/dt.": _step(
-            sign=1.0
-        ),
-        "This is the partial derivative: the tangent of z is v, not zero.": _step((0.0, 0.0, 1.0)),
-        "The 1 stands at r: the tangent on (z, r, t) is (v, 0, 1).": _step((1.0, 1.0, 0.0)),
-        "The derivative has lost its factor t - r.": _step(length=False),
-        "Sum over the data dimensions; the mean changes the scale of the loss.": _step(mean=True),
+        "Hers passes on N(0, 1) at (0, 1) and fails on three modes: she holds z fixed.": "Cleo",
     },
-    praise="Right: one call for value and derivative, and a target without a gradient.",
-    hint="The target is v - (t - r) du/dt, with the tangent (v, 0, 1).",
-)
-
-exercise(
-    "07-suspects",
-    right=("wrong sign", "missing stop-gradient", "tangent order"),
-    mistakes={
-        "One and three are exchanged: the order moves the 1 from t to r, the sign turns all of "
-        "them.": ("tangent order", "missing stop-gradient", "wrong sign"),
-        "Three sees the moving state (1 for u = z), so it is not the partial derivative.": (
-            "wrong sign",
-            "missing stop-gradient",
-            "partial derivative",
-        ),
-        "One and two are exchanged: only two has a target that carries a gradient.": (
-            "missing stop-gradient",
-            "wrong sign",
-            "tangent order",
-        ),
-    },
-    praise="Right: minus signs throughout, a gradient in the target, and a 1 at r.",
-    hint="The right objective probes as (1, 0, 1, no gradient): compare entry by entry.",
-)
-
-exercise(
-    "07-share",
-    use=lambda share: torch.tensor([share(0.9, 8.0), share(0.5, 5.0)], dtype=torch.float64),
-    right=lambda t, m: 1 - 2 / (t * m),
-    mistakes={
-        "The factor one half of (7.5) is missing.": lambda t, m: 1 - 1 / (t * m),
-        "This is the share of rows with r < t; the question is about the others.": (
-            lambda t, m: 2 / (t * m)
-        ),
-        "Only the rows with r < t have the second term: weight it by 1 - p.": (
-            lambda t, m: t * m / 2 - 1
-        ),
-    },
-    praise="Right: p + (1 - p)(1 - t m / 2) must not be negative.",
+    hint="Answer with one of the three names.",
+    praise="Right: his alone leaves nothing on data with three modes.",
 )

@@ -1,82 +1,94 @@
-"""Exercises of chapter 08: the adaptive weight, what it minimizes, and how the bias shrinks."""
+"""Exercises of chapter 08: a rule for duals, tangents of another signature, the bill."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
 
 from meanflow_lite.notebook.exercises import exercise
 
-_ERROR = torch.tensor([0.2, 3.0, 40.0], dtype=torch.float64)
-_NOISE = torch.tensor([-1.0, -1.0, -0.5, 0.5, 2.0], dtype=torch.float64)
+_A = torch.tensor([-3.0, -0.5, 0.2, 2.0], dtype=torch.float64)
 
 
-def _value_and_gradient(weighted_loss: Callable[[Tensor, float, float], Tensor]) -> Tensor:
-    error = _ERROR.clone().requires_grad_()
-    loss = weighted_loss(error, 0.75, 0.1)
-    (slope,) = torch.autograd.grad(loss.sum(), error, allow_unused=True)
-    return torch.cat([loss.detach().reshape(-1), slope.reshape(-1)])
+_SLOPE = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+
+
+_V = torch.tensor([[0.4, -1.0], [2.0, 0.3], [-0.7, 1.2]], dtype=torch.float64)
+
+
+def _gate(a):
+    return torch.sigmoid(a)
 
 
 exercise(
-    "08-weight",
-    use=_value_and_gradient,
-    right=lambda error, p, c: error / (error.detach() + c) ** p,
+    "08-silu",
+    use=lambda silu: silu(_A, _SLOPE),
+    right=lambda a, da: (a * _gate(a), (_gate(a) + a * _gate(a) * (1 - _gate(a))) * da),
     mistakes={
-        "The values are right, the gradient is not: the weight must be detached. As it stands, the "
-        "gradient at p = 1 is c / (l + c)^2 and vanishes.": lambda error, p, c: (
-            error / (error + c) ** p
+        "The value is right. The slope is the derivative alone: multiply it by the slope that "
+        "came in.": lambda a, da: (a * _gate(a), _gate(a) + a * _gate(a) * (1 - _gate(a))),
+        "The product rule has two terms: the gate changes too.": lambda a, da: (
+            a * _gate(a),
+            _gate(a) * da,
         ),
-        "The constant stands outside the power: the weight is (l + c)^-p.": lambda error, p, c: (
-            error / (error.detach() ** p + c)
+        "The product rule has two terms: the factor a changes too.": lambda a, da: (
+            a * _gate(a),
+            a * _gate(a) * (1 - _gate(a)) * da,
         ),
-        "This is the weight at p = 1, whatever p is.": lambda error, p, c: (
-            error / (error.detach() + c)
-        ),
-        "The weight multiplies instead of dividing.": lambda error, p, c: (
-            error * (error.detach() + c) ** p
+        "The activation was applied to the slope: a slope is multiplied by the derivative.": (
+            lambda a, da: (a * _gate(a), da * _gate(da))
         ),
     },
-    praise="Right: the value is nearly constant, the gradient is not.",
+    praise="Right: the product rule, then the slope that came in.",
 )
 
+
+def _net(z, t, h):
+    """A network of (z, t, h)."""
+    return torch.sin(z * (1 + t)[:, None]) + (h**2)[:, None] * z + (t * h)[:, None]
+
+
+def _slope(tangents):
+    dz, dt, dh = tangents(_V)
+    t = torch.tensor([0.9, 0.6, 0.8], dtype=torch.float64)
+    h = torch.tensor([0.9, 0.2, 0.5], dtype=torch.float64)
+    z = torch.tensor([[1.0, 0.2], [-0.3, 0.8], [0.5, -1.5]], dtype=torch.float64)
+    along = (dz, torch.full_like(t, float(dt)), torch.full_like(h, float(dh)))
+    return torch.func.jvp(_net, (z, t, h), along)[1]
+
+
 exercise(
-    "08-two-values",
-    right=(0.4, 0.0),
-    tolerance=1e-3,
+    "08-tangents",
+    use=_slope,
+    right=lambda v: (v, 1.0, 1.0),
     mistakes={
-        "Both are the mean here. With p = 1/2 the loss is E|v - m|, whose minimizer is a median.": (
-            0.4,
-            0.4,
+        "That holds the length h fixed, so r moves along with t. Here r stays: what does h do?": (
+            lambda v: (v, 1.0, 0.0)
         ),
-        "The two are exchanged: p = 0 is the squared error, so it learns the mean.": (0.0, 0.4),
-        "The mean of zero and one with probabilities 3/5 and 2/5 is 0.4; the second is right.": (
-            0.5,
+        "That holds t fixed and lets h grow: r moves down. Along the path t grows.": lambda v: (
+            v,
             0.0,
+            1.0,
         ),
+        "h = t - r grows with t, and not against it.": lambda v: (v, 1.0, -1.0),
+        "z moves too, with velocity v.": lambda v: (0 * v, 1.0, 1.0),
     },
-    praise="Right: the mean, and the median, which is the more likely value.",
-    hint="Minimize 0.6 |m| + 0.4 |1 - m| for the second.",
+    praise="Right: r stays, so t and h = t - r grow together.",
 )
 
+
 exercise(
-    "08-bias",
-    use=lambda bias_of: torch.stack([bias_of(_NOISE, 1.0, 4), bias_of(_NOISE, 0.5, 16)]),
-    right=lambda e, p, dimension: -p / dimension * (e**3).mean() / (e**2).mean(),
+    "08-cost",
+    use=lambda cost: [cost(0.0), cost(0.25), cost(1.0)],
+    right=lambda q: (4 + q) / 3,
     mistakes={
-        "The sign: a long tail to the right is forgiven, so the estimate moves left.": (
-            lambda e, p, dimension: p / dimension * (e**3).mean() / (e**2).mean()
+        "The guidance forward is missing: one more evaluation on every row.": (
+            lambda q: (3 + q) / 3
         ),
-        "This is the skewness, divided by the power 3/2 of the variance; the bias has the units of "
-        "a velocity.": lambda e, p, dimension: (
-            -p / dimension * (e**3).mean() / (e**2).mean() ** 1.5
+        "That evaluation keeps no record, so it has no backward pass: one F and not three.": (
+            lambda q: (6 + q) / 3
         ),
-        "The power p is missing.": lambda e, p, dimension: (
-            -(e**3).mean() / (e**2).mean() / dimension
-        ),
-        "The dimension is missing.": lambda e, p, dimension: -p * (e**3).mean() / (e**2).mean(),
+        "The derivative runs on a share q of the rows only.": lambda q: 5 / 3,
+        "This is in units of F: divide by flow matching's three.": lambda q: 4 + q,
     },
-    praise="Right: the third moment over the second, times p over D.",
+    praise="Right: three for flow matching, q for the derivative, one for guidance.",
 )

@@ -1,199 +1,77 @@
-"""Exercises of chapter 09: two targets, a limit, a ranking, five methods with a mistake each."""
+"""Exercises of chapter 09: one training step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import jvp
 
-from meanflow_lite.evaluation.intervals import seed_interval
-from meanflow_lite.notebook.bugs import CATALOG, Bug
+from meanflow_lite.fields import Field
 from meanflow_lite.notebook.exercises import exercise
-from meanflow_lite.objectives import Consistency, Context, Draw, TerminalVelocity
 from meanflow_lite.paths import bcast
 
-#: One mistake of the catalog each; the reader finds out which.
-SUSPECTS: dict[int, Bug] = {
-    1: CATALOG["shortcut: time not advanced"],
-    2: CATALOG["alphaflow: inverse weight twice"],
-    3: CATALOG["terminal velocity: sign"],
-    4: CATALOG["consistency: no boundary"],
-    5: CATALOG["splitmeanflow: weights swapped"],
-}
-
-_FIELDS: dict[str, Callable[..., Tensor]] = {
-    "u = 1": lambda z, r, t, y=None: torch.ones_like(z),
-    "u = z": lambda z, r, t, y=None: z,
-    "u = r": lambda z, r, t, y=None: bcast(r, z) + 0 * z,
-    "u = t": lambda z, r, t, y=None: bcast(t, z) + 0 * z,
-    "u = z + r": lambda z, r, t, y=None: z + bcast(r, z),
-}
-
-
-def probe(suspect: Any) -> str:
-    """|value - target| of five fields on one row: x = 1, eps = 3, r = 0, t = 1/2, split at 3/8.
-
-    The mistake in AlphaFlow is a factor and not a target: there it is the ratio of the gradients
-    at alpha = 0.1 and 0.01.
-    """
-    alphaflow = CATALOG["alphaflow: inverse weight twice"]
-    if suspect in (alphaflow.correct, alphaflow.broken):
-        return f"gradient changes by {alphaflow.diagnostic(suspect):.0f}"
-    one = torch.ones(1, dtype=torch.float64)
-    extra = {"lambda": 0.25 * one}
-    if isinstance(suspect, Consistency):
-        extra["s"] = 0.25 * one
-    row = Draw(one[:, None], None, 3 * one[:, None], 0 * one, 0.5 * one, extra=extra)
-    said = []
-    for name, field in _FIELDS.items():
-        ctx = Context(field, None, torch.tensor(0.5), None)
-        if isinstance(suspect, TerminalVelocity):
-            squared = suspect.terminal_error(field, row, ctx)
-        elif isinstance(suspect, Consistency):
-            squared = suspect(field, row, ctx).per_sample * 0.25  # undo the weight 1 / (t - s)
-        else:
-            squared = suspect(field, row, ctx).per_sample
-        said.append(f"{name}: {float(squared.sqrt()):.3g}")
-    return ", ".join(said)
-
-
 _Z = torch.linspace(-2.0, 2.0, 6, dtype=torch.float64).reshape(3, 2)
+
+
 _V = torch.linspace(1.0, -1.5, 6, dtype=torch.float64).reshape(3, 2)
-_R = torch.tensor([[0.1], [0.2], [0.0]], dtype=torch.float64)
-_T = torch.tensor([[0.3], [0.9], [1.0]], dtype=torch.float64)
-_A = torch.tensor([[0.25], [0.6], [0.1]], dtype=torch.float64)
 
 
-def _field(z: Tensor, r: Tensor, t: Tensor) -> Tensor:
-    return torch.sin(z + 2 * t - r) + t * t + 3 * r
+_R = torch.tensor([0.1, 0.2, 0.6], dtype=torch.float64)
 
 
-def _target(
-    sign: float = -1.0, swap: bool = False, s_from_r: bool = False, late: bool = False
-) -> Callable[..., Tensor]:
-    def target(u: Any, z: Tensor, r: Tensor, t: Tensor, v: Tensor, a: Tensor) -> Tensor:
-        s = r + a * (t - r) if s_from_r else t - a * (t - r)
-        rest = u(z + sign * (t - s) * v, r, t if late else s)
-        return (1 - a) * v + a * rest if swap else a * v + (1 - a) * rest
+_T = torch.tensor([0.3, 0.9, 0.6], dtype=torch.float64)
 
-    return target
+
+Step = Callable[..., Tensor]
+
+
+def _value_and_gradient(step_loss: Step) -> Tensor:
+    scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+
+    def u(z: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        return scale * torch.sin(z + bcast(2 * t - r, z)) + bcast(t * t, z)
+
+    loss = step_loss(u, _Z, _R, _T, _V)
+    (slope,) = torch.autograd.grad(loss.sum(), scale, retain_graph=True)
+    return torch.cat([loss.detach().reshape(-1), slope.reshape(1)])
+
+
+def _step(
+    tangent: tuple[float, float, float] = (1.0, 0.0, 1.0),
+    sign: float = -1.0,
+    stop: bool = True,
+    mean: bool = False,
+    length: bool = True,
+) -> Step:
+    def loss(u: Field, z: Tensor, r: Tensor, t: Tensor, v: Tensor) -> Tensor:
+        a, b, c = tangent
+        value, dudt = jvp(u, (z, r, t), (a * v, torch.full_like(r, b), torch.full_like(t, c)))[:2]
+        gap = bcast(t - r, z) if length else 1.0
+        target = v + sign * gap * dudt
+        error = (value - (target.detach() if stop else target)).square()
+        return error.mean(1) if mean else error.sum(1)
+
+    return loss
 
 
 exercise(
-    "09-alphaflow",
-    use=lambda target: target(_field, _Z, _R, _T, _V, _A),
-    right=_target(),
+    "09-step",
+    use=_value_and_gradient,
+    right=_step(),
     mistakes={
-        "z_s lies towards the data: z - (t - s) v. The plus is a misprint of the paper.": _target(
+        "The values are right, the gradient is not: detach the target before you subtract it.": (
+            _step(stop=False)
+        ),
+        "The sign of the derivative is wrong: the target is v minus (t - r) du/dt.": _step(
             sign=1.0
         ),
-        "The weights are exchanged: the share a of the way goes along v.": _target(swap=True),
-        "s is a share a below t, not above r: s = t - a (t - r).": _target(s_from_r=True),
-        "The rest of the way starts at s: ask the field for (z_s, r, s).": _target(late=True),
-        "The state has not moved: ask the field at z_s.": _target(sign=0.0),
+        "This is the partial derivative: the tangent of z is v, not zero.": _step((0.0, 0.0, 1.0)),
+        "The 1 stands at r: the tangent on (z, r, t) is (v, 0, 1).": _step((1.0, 1.0, 0.0)),
+        "The derivative has lost its factor t - r.": _step(length=False),
+        "Sum over the data dimensions; the mean changes the scale of the loss.": _step(mean=True),
     },
-    praise="Right: a share along v, and the network for the rest.",
-)
-
-
-def _value(
-    sign: float = -1.0, tangent: tuple[float, float] = (1.0, 0.0), length: bool = True
-) -> Callable[..., Tensor]:
-    def value_of(u: Any, z: Tensor, r: Tensor, t: Tensor) -> Tensor:
-        at_r, at_t = tangent
-        tangents = (0 * z, at_r + 0 * r, at_t + 0 * t)
-        value, slope = jvp(u, (z, r, t), tangents)[:2]
-        return value + sign * (t - r if length else 1.0) * slope
-
-    return value_of
-
-
-exercise(
-    "09-terminal",
-    use=lambda value: value(_field, _Z, _R, _T),
-    right=_value(),
-    mistakes={
-        "The sign is MeanFlow's other way round: differentiate (t - r) u in r, and u itself comes "
-        "out with a minus.": _value(sign=1.0),
-        "The 1 stands at t: TVM differentiates in r, the tangent is (0, 1, 0).": _value(
-            tangent=(0.0, 1.0)
-        ),
-        "The factor t - r is missing.": _value(length=False),
-    },
-    praise="Right: minus the derivative of (t - r) u in r is the velocity at the end of the jump.",
-)
-
-exercise(
-    "09-alpha",
-    use=lambda alpha: torch.tensor([alpha(1, 8), alpha(3, 8), alpha(64, 64)], dtype=torch.float64),
-    right=lambda k, n: 1 / k,
-    mistakes={
-        "That is t - s; alpha is its share of the whole jump from t to 0.": lambda k, n: 1 / n,
-        "That is s / t, the share that is left to the network.": lambda k, n: (k - 1) / k,
-    },
-    praise="Right: (t - s) / t = 1 / k, which is one at the first point of every grid.",
-)
-
-_CLEAR = ([1.0, 1.1, 0.9, 1.05, 0.95], [2.0, 2.1, 1.9, 2.05, 1.95])
-_NOISY = ([1.0, 2.0, 0.5, 1.5, 1.2], [1.3, 2.4, 0.9, 1.8, 1.5])
-# The standard deviations overlap, the intervals of the means do not.
-_CLOSE = ([1.0, 1.2, 0.8, 1.1, 0.9] * 4, [1.25, 1.45, 1.05, 1.35, 1.15] * 4)
-_PAIRS = (_CLEAR, _CLEAR[::-1], _NOISY, _CLOSE)
-
-
-def _by_means(first: list[float], second: list[float]) -> str:
-    return "first" if sum(first) < sum(second) else "second"
-
-
-def _by_ranges(first: list[float], second: list[float]) -> str:
-    if max(first) < min(second):
-        return "first"
-    return "second" if max(second) < min(first) else "neither"
-
-
-def _by_intervals(first: list[float], second: list[float]) -> str:
-    a, b = seed_interval(first), seed_interval(second)
-    return "first" if a.high < b.low else "second" if b.high < a.low else "neither"
-
-
-def _more_is_better(first: list[float], second: list[float]) -> str:
-    return _by_intervals(second, first)
-
-
-exercise(
-    "09-ranking",
-    use=lambda better: tuple(better(first, second) for first, second in _PAIRS),
-    right=_by_intervals,
-    mistakes={
-        "This ranks by the means alone: one of the pairs cannot be ranked.": _by_means,
-        "This asks that every seed be better; the interval of the mean is narrower than the range "
-        "of the seeds.": _by_ranges,
-        "Less is better here.": _more_is_better,
-    },
-    praise="Right. Intervals that overlap do not prove equality either: they leave it open.",
-)
-
-_ANSWER = ("time", "inverse", "sign", "boundary", "weights")
-
-exercise(
-    "09-suspects",
-    right=_ANSWER,
-    mistakes={
-        "One moves its state: the probe with u = z is right. Look at u = t.": (
-            "state",
-            *_ANSWER[1:],
-        ),
-        "Five asks at the right places: with u = r only the near half is not zero. It counts for "
-        "three quarters there, in place of one.": (*_ANSWER[:4], "time"),
-        "A sign would not take the loss of a field of ones away, as happens in four.": (
-            *_ANSWER[:3],
-            "sign",
-            _ANSWER[4],
-        ),
-    },
-    praise="Right: each in one line of code, and none of them raises an error.",
-    hint="Work the probe out by hand for the right code, then for each mistake.",
+    praise="Right: one call for value and derivative, and a target without a gradient.",
+    hint="The target is v - (t - r) du/dt, with the tangent (v, 0, 1).",
 )

@@ -1,130 +1,43 @@
-"""Exercises of chapter 10: the guided target, refits, a scale on top of a scale, three suspects."""
+"""Exercises of chapter 10: three suspects."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from functools import partial
 
-import torch
-from torch import Tensor
-
-from meanflow_lite.fields import Field
+from meanflow_lite.identity import TANGENTS, total_derivative
+from meanflow_lite.notebook.bugs import CATALOG
 from meanflow_lite.notebook.exercises import exercise
+from meanflow_lite.objectives import MeanFlow
+from meanflow_lite.paths import Below, Uniform
 
-#: ``(u, z, t, v, y, null, scale, kappa)`` with the effective scale, to the velocity to regress on.
-GuidedTarget = Callable[[Field, Tensor, Tensor, Tensor, Tensor, int, float, float], Tensor]
-
-
-def _no_kappa_in_the_rest(
-    u: Field, z: Tensor, t: Tensor, v: Tensor, y: Tensor, null: int, scale: float, kappa: float
-) -> Tensor:
-    omega = scale * (1 - kappa)
-    own, none = u(z, t, t, y), u(z, t, t, torch.full_like(y, null))
-    return omega * v + kappa * own + (1 - omega) * none
+_SETTINGS = {"p": 0.0, "p_equal": 0.25, "pair": Below(Uniform())}
 
 
-def _label_kept(
-    u: Field, z: Tensor, t: Tensor, v: Tensor, y: Tensor, null: int, scale: float, kappa: float
-) -> Tensor:
-    omega = scale * (1 - kappa)
-    own, none = u(z, t, t, y), u(z, t, t, y)
-    return omega * v + kappa * own + (1 - omega - kappa) * none
+#: One mistake of the catalog each; the reader finds out which.
+SUSPECTS: dict[int, MeanFlow] = {
+    1: type(CATALOG["wrong sign"].broken)(**_SETTINGS),
+    2: MeanFlow(**_SETTINGS, stop_gradient=False),
+    3: MeanFlow(**_SETTINGS, derivative=partial(total_derivative, tangent=TANGENTS["v10"])),
+}
 
-
-def _not_divided(
-    u: Field, z: Tensor, t: Tensor, v: Tensor, y: Tensor, null: int, scale: float, kappa: float
-) -> Tensor:
-    own, none = u(z, t, t, y), u(z, t, t, torch.full_like(y, null))
-    return scale * v + kappa * own + (1 - scale - kappa) * none
-
-
-#: One mistake each; the reader finds out which.
-SUSPECTS: dict[int, GuidedTarget] = {1: _label_kept, 2: _not_divided, 3: _no_kappa_in_the_rest}
-
-_V, _OWN, _NONE = torch.linspace(-2.0, 2.0, 12, dtype=torch.float64).reshape(3, 2, 2)
-Mix = Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
-
-
-def _mix(mix: Mix) -> Tensor:
-    return torch.stack([mix(_V, _OWN, _NONE, *at) for at in ((1.0, 0.5), (3.0, 0.0), (0.3, 0.9))])
-
-
-exercise(
-    "10-target",
-    use=_mix,
-    right=lambda v, own, none, omega, kappa: omega * v + kappa * own + (1 - omega - kappa) * none,
-    mistakes={
-        "The weights must sum to one: kappa is missing in that of the null label.": (
-            lambda v, own, none, omega, kappa: omega * v + kappa * own + (1 - omega) * none
-        ),
-        "The two evaluations of the network are exchanged.": (
-            lambda v, own, none, omega, kappa: omega * v + kappa * none + (1 - omega - kappa) * own
-        ),
-        "This holds for kappa = 0; the own velocity is missing.": (
-            lambda v, own, none, omega, kappa: omega * v + (1 - omega) * none
-        ),
-        "omega is the weight itself here: do not divide it by 1 - kappa.": (
-            lambda v, own, none, omega, kappa: (
-                omega / (1 - kappa) * v + kappa * own + (1 - omega / (1 - kappa) - kappa) * none
-            )
-        ),
-    },
-    praise="Right: three velocities whose weights sum to one.",
-    hint="The weights of v, own and none are omega, kappa and what is left of one.",
-)
-
-exercise(
-    "10-refits",
-    use=lambda refits: [refits(k, s) for k, s in ((0.5, 0.01), (0.9, 0.01), (0.95, 0.2))],
-    right=lambda kappa, share: math.ceil(math.log(share) / math.log(kappa)),
-    mistakes={
-        "One refit too few: round up, since the share must be reached.": (
-            lambda kappa, share: math.floor(math.log(share) / math.log(kappa))
-        ),
-        "What is left after a refit is kappa times as much, not 1 - kappa times.": (
-            lambda kappa, share: math.ceil(math.log(share) / math.log(1 - kappa))
-        ),
-        "The distance falls geometrically: after k refits kappa**k is left.": (
-            lambda kappa, share: math.ceil((1 - share) / (1 - kappa))
-        ),
-    },
-    praise="Right: kappa to the power of the number of refits is what is left.",
-    hint="Solve kappa**k <= share for the smallest whole k.",
-)
-
-exercise(
-    "10-walk",
-    right=3.0,
-    mistakes={
-        "The scales do not add: put the guided velocity into the second mix and collect.": (3.5),
-        "Only the one-step map is fixed; at r = t the mix on top does act.": 2.0,
-        "The first scale is still inside the field that is mixed.": 1.5,
-        "Scales above one, not weights of the push on top of one: 1.5 times 2.": 2.5,
-    },
-    praise="Right: at r = t scales multiply.",
-    hint="Write the guided velocity as v_null + 2 (v_y - v_null) and mix it with v_null again.",
-)
 
 exercise(
     "10-suspects",
-    right=("label kept", "scale not divided", "weights do not sum to one"),
+    right=("wrong sign", "missing stop-gradient", "tangent order"),
     mistakes={
-        "One and three are exchanged: look for the one that never asks the null label.": (
-            "weights do not sum to one",
-            "scale not divided",
-            "label kept",
+        "One and three are exchanged: the order moves the 1 from t to r, the sign turns all of "
+        "them.": ("tangent order", "missing stop-gradient", "wrong sign"),
+        "Three sees the moving state (1 for u = z), so it is not the partial derivative.": (
+            "wrong sign",
+            "missing stop-gradient",
+            "partial derivative",
         ),
-        "Two and three are exchanged: the weights of two do sum to one.": (
-            "label kept",
-            "weights do not sum to one",
-            "scale not divided",
-        ),
-        "One and two are exchanged: the weight of v in one is the right one.": (
-            "scale not divided",
-            "label kept",
-            "weights do not sum to one",
+        "One and two are exchanged: only two has a target that carries a gradient.": (
+            "missing stop-gradient",
+            "wrong sign",
+            "tangent order",
         ),
     },
-    praise="Right: no guidance at all, twice the guidance, and velocities that are too long.",
-    hint="Compare each row with the right weights, and add them up.",
+    praise="Right: minus signs throughout, a gradient in the target, and a 1 at r.",
+    hint="The right objective probes as (1, 0, 1, no gradient): compare entry by entry.",
 )

@@ -1,52 +1,171 @@
-"""Exercises of chapter 13: a term of the bound, an affine target, a loss that cannot fall."""
+"""Exercises of chapter 13: two targets, a limit, five methods with a mistake each."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from torch import Tensor
+from torch.func import jvp
 
+from meanflow_lite.notebook.bugs import CATALOG, Bug
 from meanflow_lite.notebook.exercises import exercise
+from meanflow_lite.objectives import Consistency, Context, Draw, TerminalVelocity
+from meanflow_lite.paths import bcast
 
-_E = torch.tensor([0.1, 0.4], dtype=torch.float64)
-_R = torch.tensor([0.5, 0.9], dtype=torch.float64)
-_M = torch.tensor([2.0, 0.7], dtype=torch.float64)
-_V = torch.tensor([[0.3, -1.0], [2.0, 0.1], [0.0, 0.4]], dtype=torch.float64)
+#: One mistake of the catalog each; the reader finds out which.
+SUSPECTS: dict[int, Bug] = {
+    1: CATALOG["shortcut: time not advanced"],
+    2: CATALOG["alphaflow: inverse weight twice"],
+    3: CATALOG["terminal velocity: sign"],
+    4: CATALOG["consistency: no boundary"],
+    5: CATALOG["splitmeanflow: weights swapped"],
+}
+
+
+_FIELDS: dict[str, Callable[..., Tensor]] = {
+    "u = 1": lambda z, r, t, y=None: torch.ones_like(z),
+    "u = z": lambda z, r, t, y=None: z,
+    "u = r": lambda z, r, t, y=None: bcast(r, z) + 0 * z,
+    "u = t": lambda z, r, t, y=None: bcast(t, z) + 0 * z,
+    "u = z + r": lambda z, r, t, y=None: z + bcast(r, z),
+}
+
+
+def probe(suspect: Any) -> str:
+    """|value - target| of five fields on one row: x = 1, eps = 3, r = 0, t = 1/2, split at 3/8.
+
+    The mistake in AlphaFlow is a factor and not a target: there it is the ratio of the gradients
+    at alpha = 0.1 and 0.01.
+    """
+    alphaflow = CATALOG["alphaflow: inverse weight twice"]
+    if suspect in (alphaflow.correct, alphaflow.broken):
+        return f"gradient changes by {alphaflow.diagnostic(suspect):.0f}"
+    one = torch.ones(1, dtype=torch.float64)
+    extra = {"lambda": 0.25 * one}
+    if isinstance(suspect, Consistency):
+        extra["s"] = 0.25 * one
+    row = Draw(one[:, None], None, 3 * one[:, None], 0 * one, 0.5 * one, extra=extra)
+    said = []
+    for name, field in _FIELDS.items():
+        ctx = Context(field, None, torch.tensor(0.5), None)
+        if isinstance(suspect, TerminalVelocity):
+            squared = suspect.terminal_error(field, row, ctx)
+        elif isinstance(suspect, Consistency):
+            squared = suspect(field, row, ctx).per_sample * 0.25  # undo the weight 1 / (t - s)
+        else:
+            squared = suspect(field, row, ctx).per_sample
+        said.append(f"{name}: {float(squared.sqrt()):.3g}")
+    return ", ".join(said)
+
+
+_Z = torch.linspace(-2.0, 2.0, 6, dtype=torch.float64).reshape(3, 2)
+
+
+_V = torch.linspace(1.0, -1.5, 6, dtype=torch.float64).reshape(3, 2)
+
+
+_R = torch.tensor([[0.1], [0.2], [0.0]], dtype=torch.float64)
+
+
+_T = torch.tensor([[0.3], [0.9], [1.0]], dtype=torch.float64)
+
+
+_A = torch.tensor([[0.25], [0.6], [0.1]], dtype=torch.float64)
+
+
+def _field(z: Tensor, r: Tensor, t: Tensor) -> Tensor:
+    return torch.sin(z + 2 * t - r) + t * t + 3 * r
+
+
+def _target(
+    sign: float = -1.0, swap: bool = False, s_from_r: bool = False, late: bool = False
+) -> Callable[..., Tensor]:
+    def target(u: Any, z: Tensor, r: Tensor, t: Tensor, v: Tensor, a: Tensor) -> Tensor:
+        s = r + a * (t - r) if s_from_r else t - a * (t - r)
+        rest = u(z + sign * (t - s) * v, r, t if late else s)
+        return (1 - a) * v + a * rest if swap else a * v + (1 - a) * rest
+
+    return target
+
 
 exercise(
-    "13-gap",
-    use=lambda gap: gap(_E, _R, _M),
-    right=lambda e, r, m: e * torch.exp(m * r),
+    "13-alphaflow",
+    use=lambda target: target(_field, _Z, _R, _T, _V, _A),
+    right=_target(),
     mistakes={
-        "Time runs down from r to 0, so a falling velocity drives the paths apart.": (
-            lambda e, r, m: e * torch.exp(-m * r)
+        "z_s lies towards the data: z - (t - s) v. The plus is a misprint of the paper.": _target(
+            sign=1.0
         ),
-        "The rate acts for a time r, not for 1 - r.": lambda e, r, m: e * torch.exp(m * (1 - r)),
-        "The gap grows exponentially, not linearly.": lambda e, r, m: e * (1 + m * r),
+        "The weights are exchanged: the share a of the way goes along v.": _target(swap=True),
+        "s is a share a below t, not above r: s = t - a (t - r).": _target(s_from_r=True),
+        "The rest of the way starts at s: ask the field for (z_s, r, s).": _target(late=True),
+        "The state has not moved: ask the field at z_s.": _target(sign=0.0),
     },
-    praise="Right: this is the factor of (13.5) for a constant rate.",
+    praise="Right: a share along v, and the network for the rest.",
 )
 
+
+def _value(
+    sign: float = -1.0, tangent: tuple[float, float] = (1.0, 0.0), length: bool = True
+) -> Callable[..., Tensor]:
+    def value_of(u: Any, z: Tensor, r: Tensor, t: Tensor) -> Tensor:
+        at_r, at_t = tangent
+        tangents = (0 * z, at_r + 0 * r, at_t + 0 * t)
+        value, slope = jvp(u, (z, r, t), tangents)[:2]
+        return value + sign * (t - r if length else 1.0) * slope
+
+    return value_of
+
+
 exercise(
-    "13-affine",
-    right="yes",
+    "13-terminal",
+    use=lambda value: value(_field, _Z, _R, _T),
+    right=_value(),
     mistakes={
-        "The derivative is taken at z_t, r, t: no random velocity enters it. The target is v_c "
-        "plus something known.": "no",
+        "The sign is MeanFlow's other way round: differentiate (t - r) u in r, and u itself comes "
+        "out with a minus.": _value(sign=1.0),
+        "The 1 stands at t: TVM differentiates in r, the tangent is (0, 1, 0).": _value(
+            tangent=(0.0, 1.0)
+        ),
+        "The factor t - r is missing.": _value(length=False),
     },
-    praise="Right: affine, so its mean is unbiased. Whether the target is good is another matter.",
+    praise="Right: minus the derivative of (t - r) u in r is the velocity at the end of the jump.",
 )
 
 
 exercise(
-    "13-normalized",
-    use=lambda loss: torch.as_tensor(loss(_V)),
-    right=lambda v: (v / v.square().sum(1).mean().sqrt()).square().sum(1).mean(),
+    "13-alpha",
+    use=lambda alpha: torch.tensor([alpha(1, 8), alpha(3, 8), alpha(64, 64)], dtype=torch.float64),
+    right=lambda k, n: 1 / k,
     mistakes={
-        "This is the size before the division.": lambda v: v.square().sum(1).mean(),
-        "Divide by the size over the whole batch, not row by row.": (
-            lambda v: (
-                (v / v.square().sum(1, keepdim=True).mean(1).sqrt().mean()).square().sum(1).mean()
-            )
+        "That is t - s; alpha is its share of the whole jump from t to 0.": lambda k, n: 1 / n,
+        "That is s / t, the share that is left to the network.": lambda k, n: (k - 1) / k,
+    },
+    praise="Right: (t - s) / t = 1 / k, which is one at the first point of every grid.",
+)
+
+
+_ANSWER = ("time", "inverse", "sign", "boundary", "weights")
+
+
+exercise(
+    "13-suspects",
+    right=_ANSWER,
+    mistakes={
+        "One moves its state: the probe with u = z is right. Look at u = t.": (
+            "state",
+            *_ANSWER[1:],
+        ),
+        "Five asks at the right places: with u = r only the near half is not zero. It counts for "
+        "three quarters there, in place of one.": (*_ANSWER[:4], "time"),
+        "A sign would not take the loss of a field of ones away, as happens in four.": (
+            *_ANSWER[:3],
+            "sign",
+            _ANSWER[4],
         ),
     },
-    praise="Right: one, whatever the force. Nothing can be read from it.",
+    praise="Right: each in one line of code, and none of them raises an error.",
+    hint="Work the probe out by hand for the right code, then for each mistake.",
 )
