@@ -46,23 +46,31 @@ def _key(cell: Cell) -> str:
     return json.dumps(cell, sort_keys=True)
 
 
-def run_cells(
-    cells: Iterable[Cell], run: Callable[[Cell], dict], output: Path, workers: int
-) -> list[dict]:
-    """Run each cell once in ``workers`` one-thread processes; write ``output`` when all are done.
-
-    Each result is appended to ``output`` with the suffix ``.cells`` as soon as it is there, with
-    a hash of nothing but its settings: delete that file to start afresh.
-    """
-    cells = list(cells)
-    kept = output.with_suffix(".cells")
+def finished_lines(kept: Path) -> dict[str, dict]:
+    """Results that an earlier run left, by their cell; a line that was cut off is not there."""
     done: dict[str, dict] = {}
     if kept.exists():
-        for line in kept.read_text().splitlines():
+        for line in kept.read_text().split("\n")[:-1]:
             record = json.loads(line)
             done[_key(record["cell"])] = record
+    return done
+
+
+def finish_cells(
+    cells: Iterable[Cell], run: Callable[[Cell], dict], kept: Path, workers: int
+) -> list[dict]:
+    """Run each cell once in ``workers`` one-thread processes; results in the order of the cells.
+
+    Each result is appended to ``kept``, one line, as soon as it is there: a run that was stopped
+    goes on. Lines are known by the settings of their cell alone: delete the file to start afresh.
+    """
+    cells = list(cells)
+    done = finished_lines(kept)
     todo = [cell for cell in cells if _key(cell) not in done]
     print(f"{len(cells)} cells, {len(cells) - len(todo)} finished before", flush=True)
+    if todo:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        _trim(kept)
     began = time.time()
     context = multiprocessing.get_context("spawn")
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -74,7 +82,22 @@ def run_cells(
                 file.write(json.dumps(record) + "\n")
             left = (time.time() - began) / n * (len(todo) - n)
             print(f"{n}/{len(todo)}, {left / 60:.1f} minutes left: {record['cell']}", flush=True)
-    results = [done[_key(cell)] for cell in cells]
+    return [done[_key(cell)] for cell in cells]
+
+
+def _trim(kept: Path) -> None:
+    """Cut a last line that has no end, so that the next one does not continue it."""
+    if kept.exists() and not kept.read_text().endswith("\n"):
+        whole = kept.read_text().rpartition("\n")
+        kept.write_text(whole[0] + whole[1])
+
+
+def run_cells(
+    cells: Iterable[Cell], run: Callable[[Cell], dict], output: Path, workers: int
+) -> list[dict]:
+    """:func:`finish_cells` beside ``output``, which is written when all are done."""
+    kept = output.with_suffix(".cells")
+    results = finish_cells(cells, run, kept, workers)
     write(output, {"environment": environment(), "cells": results})
     kept.unlink(missing_ok=True)
     return results
