@@ -73,7 +73,7 @@ def result_table(result: Result, which: str) -> str:
     """A row a toy and method; differences to MeanFlow paired by seed."""
     lines = [
         f"Settings: {which}",
-        "| toy | method | energy, 1 evaluation | minus MeanFlow's, seeds worse | 2 | 4 | 64 "
+        "| toy | method | energy, 1 evaluation | minus MeanFlow's, seeds worse | 2 | 4 | 16 "
         "| sliced W2, excess | outliers | error to the flow | over MeanFlow's, worse | lost |",
         "|" + "---|" * 12,
     ]
@@ -87,7 +87,7 @@ def result_table(result: Result, which: str) -> str:
             sliced = [run["nfe"]["1"]["sliced"] - floor for run in good]
             row = [toy, LABELS[method], bounded([energy("1")(run) for run in good], noise)]
             row.append(against(result, toy, method, which, energy("1")))
-            row += [bounded([energy(n)(run) for run in good], noise) for n in ("2", "4", "64")]
+            row += [bounded([energy(n)(run) for run in good], noise) for n in ("2", "4", "16")]
             row.append(bounded(sliced, 0.0, 3))
             row.append(bounded([run["nfe"]["1"]["outliers"] for run in good], 0.0, 3))
             row.append(bounded([error(run) for run in good], 0.0, 3))

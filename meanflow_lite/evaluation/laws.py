@@ -105,7 +105,7 @@ def mean_norm(
     r""":math:`E\|Y\|` for :math:`Y \sim N(m, \mathrm{diag}\,s^2)`, by the integral above.
 
     With :math:`q = x/(1-x)` it runs over [0, 1] and is smooth there, so ``nodes`` of
-    Gauss-Legendre give about nine digits at the sizes of the toys, and five for
+    Gauss-Legendre give seven digits at the sizes of the toys, and three for
     offsets ten times as large.
     """
     at, share = np.polynomial.legendre.leggauss(nodes)

@@ -1,0 +1,42 @@
+"""Differences seed by seed: what pairing gains, and what it refuses."""
+
+import math
+
+import numpy as np
+import pytest
+
+from meanflow_lite.evaluation.paired import paired_difference, paired_ratio
+
+SEEDS = np.random.default_rng(0).normal(10, 3, 10)
+
+
+def test_pairing_finds_a_difference_that_the_scatter_over_seeds_hides():
+    worse = SEEDS + 0.5 + 0.1 * np.random.default_rng(1).normal(size=10)
+    found = paired_difference(worse, SEEDS)
+    assert found.worse == found.n == 10 and found.differs
+    torch_free = found.interval
+    assert 0 < torch_free.low < 0.5 < torch_free.high < 1
+    shuffled = paired_difference(worse, SEEDS[::-1])
+    assert shuffled.interval.low < 0 < shuffled.interval.high
+
+
+def test_the_sign_test_is_binomial_and_ties_do_not_count():
+    found = paired_difference([2.0, 2, 2, 2, 2, 0, 1], [1.0, 1, 1, 1, 1, 1, 1])
+    assert (found.worse, found.n) == (5, 6)
+    assert math.isclose(found.sign, 2 * (6 + 1) / 2**6)
+    same = paired_difference([1.0, 2.0], [1.0, 2.0])
+    assert same.n == 0 and same.sign == 1.0 and not same.differs
+
+
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_a_ratio_is_of_geometric_means_and_turns_over(factor):
+    found, back = paired_ratio(factor * SEEDS, SEEDS), paired_ratio(SEEDS, factor * SEEDS)
+    assert math.isclose(found.interval.center, factor)
+    assert math.isclose(found.interval.center * back.interval.center, 1.0)
+
+
+def test_a_ratio_of_excesses_and_unequal_seeds_are_refused():
+    with pytest.raises(ValueError, match="paired_difference"):
+        paired_ratio([1.0, -0.1], [1.0, 1.0])
+    with pytest.raises(ValueError, match="same seeds"):
+        paired_difference([1.0, 2.0, 3.0], [1.0, 2.0])
