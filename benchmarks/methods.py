@@ -7,9 +7,9 @@ r"""Every method on one bench: the same network, data, seeds, number of steps an
 Four parts, in this order, each decided by the one before:
 
 1. a *pilot* on a toy that stands in no table fixes the number of steps;
-2. a *search* on that toy, with seeds that stand in no table: for each method the learning rate and
-   the law of times, then a setting of its own, by the energy distance of one step. The shared
-   settings are the rate and the law that are best for all methods together;
+2. a *search* on that toy, with half the steps and seeds that stand in no table: for each method the
+   learning rate and the law of times, then a setting of its own, by the energy distance of one
+   step. The shared settings are the rate and the law with the best mean rank over the methods;
 3. the *final* runs: ten fresh seeds on three other toys, with shared and with own settings;
 4. a *check*: the best three methods once more with twice the steps.
 
@@ -81,8 +81,9 @@ def mean_energy(record: dict, judged: int) -> float:
 
 
 def fix_budget(plan: Plan, go: Runner) -> tuple[int, list[dict]]:
-    """The smallest number of steps at which the best three gain less than a factor 1.5 by twice
-    as many, or are at the noise of a perfect generator; the largest allowed if there is none.
+    """The smallest number of steps from which on, at every longer one that the pilot ran, the best
+    three gain less than a factor 1.5 by twice as many or are at the noise of a perfect generator;
+    the largest allowed if there is none.
     """
     steps = [*plan.budgets, 2 * plan.budgets[-1]]
     cells = [trial(plan, method, n) for method in PILOT for n in steps]
@@ -94,11 +95,13 @@ def fix_budget(plan: Plan, go: Runner) -> tuple[int, list[dict]]:
         if r["cell"]["method"] != "perfect"
     }
     noise = noise_bound(records[-1], plan.trial_seeds)
-    for n in plan.budgets:
+    fixed = plan.budgets[-1]
+    for n in reversed(plan.budgets):
         best = sorted(PILOT, key=lambda method: energy[method, n])[:3]
-        if all(energy[m, n] < max(noise, 1.5 * energy[m, 2 * n]) for m in best):
-            return n, records
-    return plan.budgets[-1], records
+        if any(energy[m, n] > max(noise, 1.5 * energy[m, 2 * n]) for m in best):
+            break
+        fixed = n
+    return fixed, records
 
 
 def search(plan: Plan, steps: int, go: Runner) -> tuple[dict[str, dict], dict, list[dict]]:
@@ -148,17 +151,21 @@ def _shared(plan: Plan, records: list[dict]) -> dict:
 
 def final_cells(plan: Plan, steps: int, own: dict[str, dict], shared: dict) -> list[Cell]:
     """Both tables; a run that stands in both is one cell."""
-    cells, block = [], {"block": 0, **_sizes(plan, False)}
-    for name in plan.toys:
-        for method, recipe in METHODS.items():
-            common = {**shared, "knob": dict(recipe.knobs[0])}
-            if not recipe.law:
-                common["law"] = FIRST["law"]
-            base = {"toy": name, "method": method, "steps": steps, **block}
-            runs = [base | {"settings": settings} for settings in (common, own[method])]
-            cells += runs[:1] if runs[0] == runs[1] else runs
-        for control in CONTROLS:
-            cells.append({"toy": name, "method": control, "steps": 0, **block, "settings": {}})
+    block = {"block": 0, **_sizes(plan, False)}
+    cells = [
+        {"toy": name, "method": control, "steps": 0, **block, "settings": {}}
+        for name in plan.toys
+        for control in CONTROLS
+    ]
+    for which in ("own", "shared"):
+        for name in plan.toys:
+            for method, recipe in METHODS.items():
+                common = {**FIRST, **(shared if recipe.law else {"lr": shared["lr"]})}
+                common["knob"] = dict(recipe.knobs[0])
+                settings = own[method] if which == "own" else common
+                base = {"toy": name, "method": method, "steps": steps, **block}
+                cell = base | {"settings": settings}
+                cells += [] if cell in cells else [cell]
     return cells
 
 
@@ -184,7 +191,7 @@ def bench(plan: Plan, output: Path, workers: int) -> dict:
         return finish_cells(cells, partial(run, folder=output.parent), kept, workers)
 
     steps, pilot = fix_budget(plan, go)
-    own, shared, tried = search(plan, steps, go)
+    own, shared, tried = search(plan, max(steps // 2, 1), go)
     final = go(final_cells(plan, steps, own, shared))
     check = go(check_cells(plan, steps, own, final))
     cost = go([{"cost": method, "batch": 256} for method in METHODS])

@@ -22,8 +22,7 @@ def settings_of(result: Result, method: str, which: str) -> dict:
         return result["own"][method]
     recipe = METHODS[method]
     law = result["shared"]["law"] if recipe.law else "uniform"
-    knob = {k: list(v) if isinstance(v, tuple) else v for k, v in recipe.knobs[0].items()}
-    return {"lr": result["shared"]["lr"], "law": law, "knob": knob}
+    return {"lr": result["shared"]["lr"], "law": law, "knob": dict(recipe.knobs[0])}
 
 
 def runs_of(result: Result, toy: str, method: str, which: str) -> list[dict]:

@@ -81,7 +81,7 @@ def test_the_sliced_distance_of_a_shift_is_the_shift_seen_along_the_directions(n
     own = judge(draws(name, 4000, 5))
     moved = judge(draws(name, 4000, 5) + far * torch.ones(law.dim) / math.sqrt(law.dim))
     torch.testing.assert_close(moved, far / math.sqrt(law.dim), atol=0.1, rtol=0.0)
-    assert own < 0.15
+    assert own < 0.25
 
 
 def test_the_share_of_outliers_is_one_in_a_hundred_for_the_data_and_more_for_a_bridge():

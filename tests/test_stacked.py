@@ -29,6 +29,10 @@ def members(seed=0):
     return made
 
 
+def nothing(z, r, t, y=None):
+    return torch.zeros_like(z)
+
+
 def context(u, teacher=None):
     return Context(u, teacher, torch.tensor(0.5), seeded(1))
 
@@ -48,14 +52,14 @@ def test_a_stack_gives_each_row_to_its_own_member():
 @pytest.mark.parametrize("objective", [Drifting(), EnergyGenerator()], ids=["drifting", "energy"])
 def test_rows_are_compared_within_their_seed(objective):
     nets = members()
-    draw = objective.draw(product().sample(24, seeded(2))[0], None, context(None))
-    together = EachSeed(objective, SEEDS)(Stack(nets), draw, context(None)).per_sample
+    draw = objective.draw(product().sample(24, seeded(2))[0], None, context(nothing))
+    together = EachSeed(objective, SEEDS)(Stack(nets), draw, context(nothing)).per_sample
     for k, net in enumerate(nets):
         rows = draw.map(lambda v, k=k: v[k::SEEDS])
         torch.testing.assert_close(
-            together[k::SEEDS], objective(net, rows, context(None)).per_sample
+            together[k::SEEDS], objective(net, rows, context(nothing)).per_sample
         )
-    assert not torch.allclose(together, objective(Stack(nets), draw, context(None)).per_sample)
+    assert not torch.allclose(together, objective(Stack(nets), draw, context(nothing)).per_sample)
 
 
 def test_one_seed_in_a_stack_trains_as_the_librarys_trainer_does():
@@ -118,13 +122,15 @@ def test_reflow_of_an_exact_teacher_has_straight_paths_and_keeps_the_ends():
     data, eps = product(), torch.randn(4000, 2, generator=seeded(3))
     one = torch.ones(len(eps))
     end = eps - data.average(eps, 0 * one, one)
-    draw = Reflow().draw(torch.stack([eps, end], 1), None, context(None))
+    draw = Reflow().draw(torch.stack([eps, end], 1), None, context(nothing))
 
     def average(z, r, t, y=None):
         return data.average(draw.eps, 0 * one, one)
 
-    assert Reflow()(average, draw, context(None)).per_sample.max() < 1e-8
+    assert Reflow()(average, draw, context(nothing)).per_sample.max() < 1e-8
     assert (
-        Reflow()(lambda z, r, t, y=None: data.velocity(z, t), draw, context(None)).per_sample.mean()
+        Reflow()(
+            lambda z, r, t, y=None: data.velocity(z, t), draw, context(nothing)
+        ).per_sample.mean()
         > 0.1
     )
