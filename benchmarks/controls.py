@@ -111,8 +111,12 @@ class DistributionMatching(nn.Module):
     def draw(self, x: Tensor, y: Tensor | None, ctx: Context) -> Draw:
         """Noise, and for each player a time and a noise."""
         like = x[:, 0]
-        extra = {"s": self.low + (1 - 2 * self.low) * ctx.uniform(like), "noise": ctx.normal(x)}
-        extra |= {"own time": ctx.uniform(like), "own noise": ctx.normal(x)}
+        extra = {
+            "s": self.low + (1 - 2 * self.low) * ctx.uniform(like, "s"),
+            "noise": ctx.normal(x, "noise of s"),
+            "own time": ctx.uniform(like, "own time"),
+            "own noise": ctx.normal(x, "own noise"),
+        }
         return one_jump(x, ctx, **extra)
 
     def __call__(self, u, draw: Draw, ctx: Context) -> Loss:

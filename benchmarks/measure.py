@@ -27,6 +27,7 @@ from meanflow_lite.evaluation.laws import (
 from meanflow_lite.networks.mlp import MLP
 from meanflow_lite.objectives import FlowMatching
 from meanflow_lite.paths import Uniform
+from meanflow_lite.randomness import Random
 from meanflow_lite.samplers import heun, integrate, jump_and_renoise, sample, uniform_times
 from meanflow_lite.training.loop import TrainConfig, Trainer
 
@@ -274,7 +275,7 @@ def gradient_noise(trainer: StackTrainer, draws: int = 8) -> list[dict[str, floa
     samples = []
     for k in range(draws):
         x, y = trainer.batches(10_000 + k, trainer.config.batch, trainer.config.seed)
-        ctx = trainer._context(trainer.step, 0, seeded(trainer.config.seed, 10_000 + k))
+        ctx = trainer._context(trainer.step, 0, Random(trainer.config.seed, 10_000 + k))
         trainer.net.zero_grad()
         draw = trainer.objective.draw(x, y, ctx)
         (trainer.size * trainer.module(draw, ctx).per_sample.mean()).backward()

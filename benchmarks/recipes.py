@@ -105,8 +105,8 @@ METHODS: dict[str, Recipe] = {
         lambda b, k: LagrangianSelfDistillation(b.pair, **k), ({"p_equal": 0.75}, {"p_equal": 0.5})
     ),
     "drifting": Recipe(
-        lambda b, k: b.alone(Drifting(tuple(k["taus"]))),
-        ({"taus": [0.05, 0.2, 1.0]}, {"taus": [0.1, 0.4, 2.0]}, {"taus": [0.2]}),
+        lambda b, k: b.alone(Drifting(tuple(k["radii"]))),
+        ({"radii": [0.02, 0.05, 0.2]}, {"radii": [0.05, 0.2, 1.0]}, {"radii": [0.2]}),
         flow_map=False,
         law=False,
     ),

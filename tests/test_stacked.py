@@ -16,6 +16,7 @@ from meanflow_lite.data.batches import FromDistribution, seeded
 from meanflow_lite.data.toys import product
 from meanflow_lite.networks.mlp import MLP, MLPDiscriminator
 from meanflow_lite.objectives import Context, Drifting, MeanFlow
+from meanflow_lite.randomness import Random
 from meanflow_lite.training.loop import TrainConfig, Trainer
 
 SEEDS = 3
@@ -34,7 +35,7 @@ def nothing(z, r, t, y=None):
 
 
 def context(u, teacher=None):
-    return Context(u, teacher, torch.tensor(0.5), seeded(1))
+    return Context(u, teacher, torch.tensor(0.5), Random(1))
 
 
 def test_a_stack_gives_each_row_to_its_own_member():
