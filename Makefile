@@ -21,7 +21,7 @@ help:  ## this list
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[book,test,full,dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[book,test,full,weights,export,dev]"
 	touch $(STAMP)
 
 setup: $(STAMP)  ## .venv with the tested versions; every target below starts with it

@@ -26,6 +26,7 @@ ORDER = [
     "data",
     "training",
     "evaluation",
+    "weights",
     "runs",
     "cli",
     "notebook",

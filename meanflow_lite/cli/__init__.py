@@ -42,6 +42,7 @@ COMMANDS = {
         "Find the damaged shards of a latent cache, or encode just those again.",
     ),
     "train": Command("train", "Train", "Train a network."),
+    "import": Command("import_", "Import", "Make a run folder of published weights."),
     "sample": Command("sample", "Sample", "Sample images."),
     "fid": Command("fid", "Fid", "Compare samples with a reference."),
 }

@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from meanflow_lite.data.digits import to_uint8
 from meanflow_lite.runs.images import as_picture, save_grid
-from meanflow_lite.runs.model import load, walk_times
+from meanflow_lite.runs.model import load
 from meanflow_lite.runs.processes import joined, place, wait
 from meanflow_lite.runs.samples import choose_labels, load_grid, protocol, remove_samples
+from meanflow_lite.runs.sampling import walk_times
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,10 @@ class Sample:
         labels: `random`, `balanced`, or classes such as 3,3,7 that are repeated in turn.
         steps: evaluations from noise to data (`flow_matching` models: Euler steps).
         t_mid: where two steps meet; None: at 0.5.
-        omega: guidance at sampling, for `flow_matching` models; others were trained with theirs.
+        omega: guidance at sampling, for `flow_matching` models and for those that take it as an
+            input (improved and pixel MeanFlow, Drifting); others were trained with theirs. None:
+            the recommended one, or none.
+        interval: where in t it acts, for models that take it as an input, such as 0.4 0.65.
         seed: of noise and random labels.
         batch: samples at once.
         vae: decoder of latents; None: the one that encoded the training images.
@@ -45,7 +49,8 @@ class Sample:
     labels: str = "balanced"
     steps: int = 1
     t_mid: float | None = None
-    omega: float = 1.0
+    omega: float | None = None
+    interval: tuple[float, float] | None = None
     seed: int = 0
     batch: int = 256
     vae: str | None = None
@@ -77,7 +82,14 @@ class Sample:
             bar = tqdm(total=len(mine), unit="image", disable=part > 0, file=sys.stderr)
             for first in range(0, len(mine), self.batch):
                 rows = mine[first : first + self.batch]
-                z = model.latents(model.noise(rows, self.seed), labels[rows], times, self.omega)
+                z = model.latents(
+                    model.noise(rows, self.seed),
+                    labels[rows],
+                    times,
+                    self.omega,
+                    self.interval,
+                    model.noise_labels(rows, self.seed),
+                )
                 images = to_uint8(model.decode(z, self.vae)).permute(0, 2, 3, 1).numpy()
                 if packed:
                     pixels.append(images)
@@ -99,10 +111,12 @@ class Sample:
             "count": self.count,
             "steps": self.steps,
             "t_mid": self.t_mid,
-            "omega": self.omega,
+            "omega": self.omega or info.get("sampling", {}).get("omega", 1.0),
+            "interval": self.interval,
             "seed": self.seed,
             "labels": labels.tolist(),
-            "settings": info["settings"],
+            "settings": info.get("settings"),
+            "imported": info.get("imported"),
         }
         if self.out.suffix == ".npz":
             busy = range(min(parts, self.count))  # the others had nothing to do

@@ -22,8 +22,9 @@ from meanflow_lite.objectives import trained
 from meanflow_lite.runs.cost import forward_macs, passes, peak_flops
 from meanflow_lite.runs.data import DIGITS, Data, open_data
 from meanflow_lite.runs.images import save_grid
-from meanflow_lite.runs.model import Model, load, walk_times, write_info, write_weights
+from meanflow_lite.runs.model import Model, load, write_info, write_weights
 from meanflow_lite.runs.processes import joined, set_tf32
+from meanflow_lite.runs.sampling import walk_times
 from meanflow_lite.runs.settings import PRESETS, Settings
 from meanflow_lite.training import Record, Trainer, checkpoints
 from meanflow_lite.training.checkpoint import check_shapes, versions

@@ -254,7 +254,8 @@ class DriftGenerator(nn.Module):
         omega = cond.get("omega", torch.full_like(z[:, 0, 0, 0], config.omega))
         noise = cond.get("noise_labels")
         if noise is None:
-            noise = draw_noise_labels(config, len(z)).to(z.device)
+            shape = (len(z), config.noise_coordinates)
+            noise = torch.randint(config.noise_classes, shape, device=z.device)
         c = self.labels(y) + OMEGA_SHARE * self.omega_norm(Dual(self.omega(omega))).primal
         return c + sum(table(noise[:, i]) for i, table in enumerate(self.noise))
 
@@ -268,12 +269,3 @@ class DriftGenerator(nn.Module):
             raise ValueError(f"noise_labels must be {wanted}, got {tuple(noise.shape)}")
         if y is None:
             raise ValueError("this generator has no null class: give labels y, one a row")
-
-
-def draw_noise_labels(
-    config: DriftConfig, rows: int, generator: torch.Generator | None = None
-) -> Int[Tensor, " b k"]:
-    """Uniform integers below `noise_classes`, [rows, coordinates]."""
-    return torch.randint(
-        config.noise_classes, (rows, config.noise_coordinates), generator=generator
-    )

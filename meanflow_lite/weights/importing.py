@@ -15,6 +15,7 @@ from meanflow_lite.domains import Domain
 from meanflow_lite.files import sha256, write_json, writing_folder
 from meanflow_lite.files.tensors import write_tensors
 from meanflow_lite.networks.catalogue import Network, make
+from meanflow_lite.networks.catalogue import stored as stored_config
 from meanflow_lite.networks.drift_generator import DriftGenerator
 from meanflow_lite.weights import published
 from meanflow_lite.weights.names import AS_PUBLISHED, Found, Sizes, recognize
@@ -147,7 +148,7 @@ def describe(net: Network, found: Found, about: Mapping[str, Any]) -> dict[str, 
     known = published.of_network(found.name, found.family)
     return {
         "imported": {**about, "name": found.name, "published_fid": known and known.fid},
-        "config": {"kind": type(config).__name__, **asdict(config)},
+        "config": stored_config(config),
         "num_classes": config.num_classes,
         "null_class": not isinstance(net, DriftGenerator),
         "shape": [config.channels, config.image_size, config.image_size],
