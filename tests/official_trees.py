@@ -199,13 +199,16 @@ def write_ocdbt(tree, folder):
     import tensorstore
 
     folder.mkdir(parents=True)
-    kvstore = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
-    for path, value in leaves(tree):
-        spec = {"driver": "zarr", "kvstore": kvstore, "path": ".".join(path)}
-        array = tensorstore.open(
-            spec, create=True, dtype=tensorstore.dtype(value.dtype), shape=value.shape
-        ).result()
-        array.write(value).result()
+    base = {"driver": "file", "path": f"{folder}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    with tensorstore.Transaction() as together:  # one commit
+        for path, value in leaves(tree):
+            name, shape = ".".join(path), list(value.shape)
+            about = {"zarr_format": 2, "shape": shape, "chunks": shape, "dtype": "<f4"}
+            about |= {"order": "C", "compressor": None, "filters": None, "fill_value": None}
+            chunk = ".".join("0" for _ in shape)
+            store.with_transaction(together)[f"{name}/.zarray"] = json.dumps(about).encode()
+            store.with_transaction(together)[f"{name}/{chunk}"] = value.tobytes()
     keys = {str(path): {"key_metadata": [{"key": k} for k in path]} for path, _ in leaves(tree)}
     (folder / "_METADATA").write_text(json.dumps({"tree_metadata": keys}))
     return folder

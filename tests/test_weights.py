@@ -430,11 +430,12 @@ def test_from_import_to_a_frechet_distance(tmp_path, capsys):
     run, samples = tmp_path / "run", tmp_path / "samples"
     main(["import", str(source), "--out", str(run), "--ema", "2000"])
     main(
-        ["sample", "--model", str(run), "--out", str(samples), "--count", "12", "--omega", "2"]
+        ["sample", "--model", str(run), "--out", str(samples), "--count", "40", "--omega", "2"]
         + ["--interval", "0.1", "0.7", "--device", "cpu"]
     )
-    main(["sample", "--model", str(run), "--out", str(tmp_path / "b.npz"), "--count", "12"])
-    main(["fid", "--samples", str(samples), "--reference", str(tmp_path / "b.npz")])
+    main(["sample", "--model", str(run), "--out", str(tmp_path / "b.npz"), "--count", "40"])
+    other = ["--reference", str(tmp_path / "b.npz"), "--features", "digits"]
+    main(["fid", "--samples", str(samples), *other])
     assert "frechet distance" in capsys.readouterr().out
     about = json.loads((samples / "samples.json").read_text())
     assert about["omega"] == 2 and about["imported"]["family"] == "pMF"
