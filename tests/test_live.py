@@ -452,7 +452,8 @@ def test_live_displays_html_and_plain_words(monkeypatch):
     seen = []
     monkeypatch.setattr(module, "display", lambda data, raw: seen.append(data))
     module.live("path", id="p", caption=f"  {CAPTION}\n", t=0.5)
-    assert seen[0]["text/plain"] == CAPTION
+    assert re.fullmatch(rf"Figure \d+\. {re.escape(CAPTION)}", seen[0]["text/plain"])
+    assert re.search(r'<figure class="mf-live" id="figure-\d+">', seen[0]["text/html"])
     assert '"t": 0.5' in seen[0]["text/html"]
 
 

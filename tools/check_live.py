@@ -25,7 +25,7 @@ class Live:
 
     def __init__(self, page: Page, figure: Locator) -> None:
         self.page, self.figure = page, figure
-        self.name = figure.get_attribute("id")
+        self.name = figure.locator(".mf-body").get_attribute("id")
         self.problems: list[str] = []
 
     def look(self) -> int:

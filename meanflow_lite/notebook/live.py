@@ -26,6 +26,7 @@ from IPython.display import display
 from meanflow_lite.data.toys import toy
 from meanflow_lite.fields import GaussianMixture, ProductMixture
 from meanflow_lite.networks.presets import PRESETS as NETWORKS
+from meanflow_lite.notebook import figures
 from meanflow_lite.runs import cost
 from meanflow_lite.runs.settings import PRESETS as SETTINGS
 
@@ -87,10 +88,10 @@ PICTURES: dict[str, Picture] = {
     "weight": Picture({"p": 1.0, "c": 0.001, "error": 2.0}, ("error", "weight", "printed"), None),
 }
 
-_PAGE = """<figure class="mf-live" id="{id}">
+_PAGE = """<figure class="mf-live" id="{anchor}">
 <style>{style}</style>
-<div class="mf-body"><noscript><p>This figure moves with JavaScript.</p></noscript></div>
-<figcaption>{caption}</figcaption>
+<div class="mf-body" id="{id}"><noscript><p>This figure moves with JavaScript.</p></noscript></div>
+<figcaption>{number}{caption}</figcaption>
 <script>
 {scripts}
 meanflow.mount({call});
@@ -155,8 +156,10 @@ def _given(kind: str, law: str | None) -> dict[str, Any] | None:
     return given
 
 
-def live_html(kind: str, *, id: str, caption: str, law: str | None = None, **start: Any) -> str:
-    """The HTML of `live`, as a string."""
+def live_html(
+    kind: str, *, id: str, caption: str, law: str | None = None, number: str = "", **start: Any
+) -> str:
+    """The HTML of `live`, as a string; ``number`` is that of the figure, such as "5.2"."""
     if kind not in PICTURES:
         raise ValueError(f"kind={kind!r}: choose one of {', '.join(sorted(PICTURES))}")
     check_id(id)
@@ -171,6 +174,8 @@ def live_html(kind: str, *, id: str, caption: str, law: str | None = None, **sta
     values = [id, kind, {**picture.start, **start}, _given(kind, name)]
     return _PAGE.format(
         id=id,
+        anchor=f"figure-{number.replace('.', '-')}" if number else f"live-{id}",
+        number=f"<strong>Figure {number}.</strong> " if number else "",
         style=script("ink.css") + script("live.css"),
         caption=html.escape(" ".join(caption.split()), quote=False),
         scripts="\n".join(script(f"{part}.js") for part in (*picture.needs, "stage", kind)),
@@ -189,5 +194,7 @@ def live(kind: str, *, id: str, caption: str, law: str | None = None, **start: A
     Raises:
         ValueError: for a kind, id, law or start that does not exist; the message names the choices.
     """
-    page = live_html(kind, id=id, caption=caption, law=law, **start)
-    display({"text/html": page, "text/plain": " ".join(caption.split())}, raw=True)
+    name = figures.number()
+    page = live_html(kind, id=id, caption=caption, law=law, number=name, **start)
+    text = figures.numbered(caption, name).replace("**", "")
+    display({"text/html": page, "text/plain": text}, raw=True)

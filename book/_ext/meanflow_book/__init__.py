@@ -15,15 +15,14 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from meanflow_book import api, figures, ledger, links, theme
+from meanflow_book import api, cells, figures, finish, ledger, links, theme
+from meanflow_book.cards import claims_page, headline, published_page
 from meanflow_book.chapters import ROOT, chapter_map, reading_path
 from meanflow_book.conventions import conventions_page, shares_page
 from meanflow_book.full_scale import cards_page, data_page, fid_page, nodes_page
 from meanflow_book.pages import (
     bugs_page,
     citation_page,
-    claims_page,
-    published_page,
     runtimes_page,
     solutions_page,
 )
@@ -34,6 +33,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "chapter-map": chapter_map,
     "citation": citation_page,
     "claims-ledger": claims_page,
+    "claims-headline": headline,
     "conventions-table": conventions_page,
     "exercise-solutions": solutions_page,
     "plan-data": data_page,
@@ -84,6 +84,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
         made = type(name, (GeneratedPage,), {"write": staticmethod(write)})
         app.add_directive(name, made)
     app.add_directive("reading-path", ReadingPath)
-    for part in (api, figures, ledger, links, theme):
+    for part in (api, cells, figures, finish, ledger, links, theme):
         part.setup(app)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -3,50 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from typing import Any
 
 import nbformat
 import yaml
 
-from meanflow_book.chapters import ROOT, chapters, in_cell, table, titled
+from meanflow_book.chapters import ROOT, chapters, in_cell, table
 from meanflow_lite.notebook.bugs import CATALOG
-from meanflow_lite.notebook.claims import all_published
 from meanflow_lite.notebook.exercises import find
 from tools import notebooks as tool
-
-STATUSES = {
-    "contradicted": "The cell finds otherwise.",
-    "reproduced": "The cell finds what is claimed.",
-    "not testable here": "It would take a GPU cluster, or a statement that can be tested.",
-    "open": "No chapter has settled it yet.",
-}
-
-
-def claims_page() -> str:
-    """The ledger, grouped and counted by status."""
-    rows = yaml.safe_load((ROOT / "book" / "claims.yml").read_text("utf-8"))
-    count = Counter(row["status"] for row in rows)
-    parts = [
-        f"{len(rows)} claims: " + ", ".join(f"{count[s]} {s}" for s in STATUSES if count[s]) + "."
-    ]
-    for status, meaning in STATUSES.items():
-        chosen = [row for row in rows if row["status"] == status]
-        if not chosen:
-            continue
-        body = [
-            [in_cell(r["claim"]), in_cell(r["source"]), _found(r), f"`{r['id']}`"] for r in chosen
-        ]
-        written = table(["claim", "who says it", "what was found", "row"], body)
-        parts += [f"## {status.capitalize()} ({len(chosen)})", meaning, written]
-    return "\n\n".join(parts)
-
-
-def _found(row: dict[str, Any]) -> str:
-    if row["status"] == "open":
-        return f"planned for chapter {row['chapter']}"
-    where = f" {titled(row['notebook'])}" if "notebook" in row else ""
-    return in_cell(row["why"]) + where
 
 
 def runtimes_page() -> str:
@@ -60,18 +24,6 @@ def runtimes_page() -> str:
             rows.append([chapter.link, f"{seconds:.0f} s"])
     rows.append(["**all chapters**", f"**{total / 60:.1f} min**"])
     return table(["chapter", "run time"], rows)
-
-
-def published_page() -> str:
-    """Every published number, with its conditions."""
-    rows = []
-    for n in all_published().values():
-        conditions = [f"NFE {n.nfe}" if n.nfe else "", n.guidance and f"guidance {n.guidance}"]
-        conditions += [f"{n.epochs} epochs" if n.epochs else "", n.labels and f"labels {n.labels}"]
-        text = "; ".join(c for c in conditions if c)
-        source = f"{n.source} ({n.trust})" + (f". Note: {n.note}" if n.note else "")
-        rows.append([f"{n}", in_cell(n.what), in_cell(text), in_cell(source), f"`{n.key}`"])
-    return table(["value", "what", "conditions", "source and trust", "key"], rows)
 
 
 def bugs_page() -> str:

@@ -180,11 +180,10 @@
   class Stage {
     constructor(root, start, law) {
       Object.assign(this, { root, state: start, law, all: [], lit: "", refresh: [] });
-      const body = root.querySelector(".mf-body");
-      body.replaceChildren();
-      this.plots = element(body, "div", { class: "mf-plots" });
-      this.knobs = element(body, "div", { class: "mf-knobs" });
-      this.words = element(body, "p", { class: "mf-say" });
+      root.replaceChildren();
+      this.plots = element(root, "div", { class: "mf-plots" });
+      this.knobs = element(root, "div", { class: "mf-knobs" });
+      this.words = element(root, "p", { class: "mf-say" });
     }
     plot(given) {
       const made = new Plot(this, given);
