@@ -14,6 +14,7 @@ import yaml
 
 from meanflow_book.chapters import ROOT, titled
 from meanflow_lite.notebook.claims import all_published
+from meanflow_lite.notebook.live import live_html
 
 STATUSES = {
     "contradicted": "The cell finds otherwise.",
@@ -84,6 +85,15 @@ def card(id: str, data: dict[str, str], parts: list[str]) -> str:
     link = f'<a class="mf-anchor" href="#{id}" aria-label="link to the row {id}">{id}</a>'
     inside = "\n\n".join(p for p in parts if p)
     return f'<article class="mf-row" id="{id}" {given}>{link}\n\n{inside}\n\n</article>'
+
+
+def landing_picture() -> str:
+    """The book in one picture, exact and alive."""
+    caption = (
+        "Drag a noise, or change the number of steps. Many small steps along the velocity v reach "
+        "the data; one step along it misses; one step along the average velocity u does not."
+    )
+    return f'<div class="mf-landing">{live_html("hero", id="hero", caption=caption)}</div>'
 
 
 def claims_page() -> str:
