@@ -16,7 +16,14 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from meanflow_book import api, cells, figures, finish, ledger, links, theme
-from meanflow_book.cards import claims_page, headline, landing_picture, published_page
+from meanflow_book.cards import (
+    claims_filter,
+    claims_page,
+    headline,
+    landing_picture,
+    published_filter,
+    published_page,
+)
 from meanflow_book.chapters import ROOT, chapter_map, reading_path
 from meanflow_book.conventions import conventions_page, shares_page
 from meanflow_book.full_scale import cards_page, data_page, fid_page, nodes_page
@@ -33,12 +40,14 @@ PAGES: dict[str, Callable[[], str]] = {
     "chapter-map": chapter_map,
     "citation": citation_page,
     "claims-ledger": claims_page,
+    "claims-filter": claims_filter,
     "claims-headline": headline,
     "conventions-table": conventions_page,
     "exercise-solutions": solutions_page,
     "landing-picture": landing_picture,
     "plan-data": data_page,
     "plan-nodes": nodes_page,
+    "published-filter": published_filter,
     "published-fid": fid_page,
     "published-numbers": published_page,
     "run-cards": cards_page,

@@ -59,7 +59,7 @@ def headline() -> str:
         for s in parts
     )
     told = f"{total} claims: " + ", ".join(f"{count[s]} {s}" for s in parts) + "."
-    return f'<div class="mf-bar" role="group" aria-label="{told}">{bars}</div>\n\n{told}'
+    return f'<div class="mf-bar" role="group" aria-label="{told}">{bars}</div>'
 
 
 def _slug(text: str) -> str:
@@ -90,19 +90,34 @@ def card(id: str, data: dict[str, str], parts: list[str]) -> str:
 def landing_picture() -> str:
     """The book in one picture, exact and alive."""
     caption = (
-        "Drag a noise, or change the number of steps. Many small steps along the velocity v reach "
-        "the data; one step along it misses; one step along the average velocity u does not."
+        "Drag a noise, or change the steps: many steps of the velocity v reach the data, one "
+        "misses it, one step of the average velocity u does not."
     )
     return f'<div class="mf-landing">{live_html("hero", id="hero", caption=caption)}</div>'
 
 
-def claims_page() -> str:
-    """The ledger: a card a claim, by status, with a form to filter them."""
+def standing(rows: list[dict[str, Any]]) -> list[str]:
+    """The verdicts that occur, in the order of `STATUSES`."""
+    return [s for s in STATUSES if any(row["status"] == s for row in rows)]
+
+
+def claims_filter() -> str:
+    """The form above the ledger."""
     rows = ledger()
     voices = sorted({voice(row["source"]) for row in rows})
-    found = [s for s in STATUSES if any(row["status"] == s for row in rows)]
-    parts = [_filter({"verdict": found, "who": voices})]
-    for status in found:
+    return _filter({"verdict": standing(rows), "who": voices})
+
+
+def published_filter() -> str:
+    """The form above the published numbers."""
+    return _filter({"read": sorted({n.trust for n in all_published().values()})})
+
+
+def claims_page() -> str:
+    """The ledger: a card a claim, by status."""
+    rows = ledger()
+    parts = []
+    for status in standing(rows):
         chosen = [row for row in rows if row["status"] == status]
         parts += [f"## {status.capitalize()} ({len(chosen)})", STATUSES[status]]
         parts.append(f'<div class="mf-rows" id="{_slug(status)}">')
@@ -126,8 +141,7 @@ def published_page() -> str:
     groups: dict[str, list[Any]] = {}
     for number in all_published().values():
         groups.setdefault(paper(number.source), []).append(number)
-    trusts = sorted({n.trust for n in all_published().values()})
-    parts = [_filter({"read": trusts})]
+    parts = []
     for source, members in sorted(groups.items(), key=lambda group: -len(group[1])):
         parts.append(f"## {source[0].upper() + source[1:]} ({len(members)})")
         parts.append('<div class="mf-rows mf-numbers">')
@@ -159,6 +173,6 @@ def conditions(n: Any) -> str:
 def _number(n: Any, source: str) -> str:
     place = n.source.removeprefix(source).strip(", ")
     read = f"{place[0].upper() + place[1:]}; {n.trust}." if place else f"{n.trust.capitalize()}."
-    value = f'<p class="mf-value">{escape(str(n))}</p>'
+    value = f'<p class="mf-value">{escape(f"{n}")}</p>'
     note = plain(n.note) if n.note else ""
     return card(n.key, {"read": n.trust}, [value, plain(n.what), conditions(n), read, note])

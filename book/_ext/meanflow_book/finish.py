@@ -58,7 +58,9 @@ def head(
         for kind, members in tags.items()
         for name, value in members.items()
     ]
-    kept = re.sub(r'<meta (?:name="description"|property="og:)[^>]*>', "", context.get("metatags", ""))
+    kept = re.sub(
+        r'<meta (?:name="description"|property="og:)[^>]*>', "", context.get("metatags", "")
+    )
     context["metatags"] = kept + "\n".join(lines)
 
 
