@@ -142,9 +142,9 @@ def _same(got: Any, want: Any, tolerance: float) -> bool:
     return got == want
 
 
-def _agree(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
+def _agree(a: Any, b: Any, tolerance: float) -> bool:
     """Equal numbers; axes of length one do not count."""
-    a, b = a.squeeze(), b.squeeze()
+    a, b = np.squeeze(a), np.squeeze(b)
     return a.shape == b.shape and np.allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
@@ -176,7 +176,7 @@ def _difference(got: Any, want: Any, tolerance: float) -> str:
         return "The result is not finite (nan or inf)."
     if a.squeeze().shape != b.squeeze().shape:
         return _shape(a, b, tolerance)
-    if _agree(-a, b, tolerance):
+    if _agree(np.negative(a), b, tolerance):
         return "The sign is turned round."
     if b.size == 1:
         return f"{float(a):.4g} is not it."

@@ -1,6 +1,9 @@
-"""Exercises of chapter 02: the order of a solver, and where one step lands."""
+"""Exercises of chapter 02: the order of a solver, a sampler, and where one step lands."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,79 +20,86 @@ def _v(z: Tensor, t: float) -> Tensor:
 
 exercise(
     "02-budget",
-    use=lambda budget: [budget(0.4, 16, p, 0.01) for p in (1, 2, 4)],
-    right=lambda e, nfe, p, wanted: nfe * (e / wanted) ** (1 / p),
+    right=32.0,
     mistakes={
-        "The order is used upside down: a higher order needs fewer evaluations, so it is a root "
-        "that is taken.": lambda e, nfe, p, wanted: nfe * (e / wanted) ** p,
-        "The ratio is upside down: a smaller error needs more evaluations.": (
-            lambda e, nfe, p, wanted: nfe * (wanted / e) ** (1 / p)
-        ),
-        "That is the factor by which the evaluations grow; multiply `nfe` by it.": (
-            lambda e, nfe, p, wanted: (e / wanted) ** (1 / p)
-        ),
-        "Do not round.": lambda e, nfe, p, wanted: math.ceil(nfe * (e / wanted) ** (1 / p)),
-        "This is right for order one only: solve the equation for NFE with p in it.": (
-            lambda e, nfe, p, wanted: nfe * e / wanted
-        ),
+        "That is order one: an order of two divides the error by four at each doubling.": (64.0),
+        "That is the factor by which the evaluations grow; multiply 16 by it.": 2.0,
+        "The ratio is upside down: a smaller error needs more evaluations.": 8.0,
+        "The order is used upside down: take a root of the ratio, not a power.": 256.0,
+        "That is order four.": 16 * 4**0.25,
     },
-    praise="Right: for a tenth of the error Euler needs ten times the evaluations, RK4 less than "
-    "twice.",
+    praise="Right: twice the evaluations, a quarter of the error.",
+    tolerance=1e-3,
 )
+
+
+def _walk(step: Callable[[Tensor, float, float], Tensor]) -> Callable[..., Tensor]:
+    """A whole walk from one step ``(z, t, h)``."""
+
+    def walk(v: Callable[[Tensor, float], Tensor], z: Tensor, n: int) -> Tensor:
+        for k in range(n):
+            z = step(z, 1 - k / n, 1 / n)
+        return z
+
+    return walk
 
 
 exercise(
     "02-midpoint",
-    use=lambda midpoint: midpoint(_v, _Z, 0.9, 0.5),
-    right=lambda v, z, t, r: z - (t - r) * v(z - (t - r) / 2 * v(z, t), (t + r) / 2),
+    use=lambda walk: torch.stack([torch.as_tensor(walk(_v, _Z, n)) for n in (1, 3)]),
+    right=_walk(lambda z, t, h: z - h * _v(z - h / 2 * _v(z, t), t - h / 2)),
     mistakes={
-        "The velocity is taken at the middle place but at the time t: the clock runs too.": (
-            lambda v, z, t, r: z - (t - r) * v(z - (t - r) / 2 * v(z, t), t)
+        "The velocity is taken at the middle place but at the time t: the clock runs too.": _walk(
+            lambda z, t, h: z - h * _v(z - h / 2 * _v(z, t), t)
         ),
         "The velocity is taken at the middle time but at the old place: go there first, with half "
-        "an Euler step.": lambda v, z, t, r: z - (t - r) * v(z, (t + r) / 2),
-        "The middle of the times is (t + r) / 2; (t - r) / 2 is half of the step.": (
-            lambda v, z, t, r: z - (t - r) * v(z - (t - r) / 2 * v(z, t), (t - r) / 2)
+        "an Euler step.": _walk(lambda z, t, h: z - h * _v(z, t - h / 2)),
+        "Time runs down, so the middle is at t - h/2, not at t + h/2.": _walk(
+            lambda z, t, h: z - h * _v(z - h / 2 * _v(z, t), t + h / 2)
         ),
-        "The first step goes too far: the middle is half of the time away, (t - r) / 2.": (
-            lambda v, z, t, r: z - (t - r) * v(z - (t - r) * v(z, t), (t + r) / 2)
+        "The first step goes too far: the middle is half of the time away.": _walk(
+            lambda z, t, h: z - h * _v(z - h * _v(z, t), t - h / 2)
         ),
-        "This is the middle point; from z, take the whole step with the velocity there.": (
-            lambda v, z, t, r: z - (t - r) / 2 * v(z, t)
+        "These are half steps only: from z, take the whole step with the velocity in the "
+        "middle.": _walk(lambda z, t, h: z - h / 2 * _v(z, t)),
+        "The last step starts at the middle point; it must start at z.": _walk(
+            lambda z, t, h: z - h / 2 * _v(z, t) - h * _v(z - h / 2 * _v(z, t), t - h / 2)
         ),
-        "The last step starts at the middle point; it must start at z and take the whole time.": (
-            lambda v, z, t, r: (
-                z - (t - r) / 2 * v(z, t) - (t - r) * v(z - (t - r) / 2 * v(z, t), (t + r) / 2)
-            )
+        "The sign is wrong: time runs down, so a step subtracts.": _walk(
+            lambda z, t, h: z + h * _v(z + h / 2 * _v(z, t), t - h / 2)
         ),
-        "The sign is wrong: time runs down, so a step subtracts.": (
-            lambda v, z, t, r: z + (t - r) * v(z + (t - r) / 2 * v(z, t), (t + r) / 2)
+        "This is Euler's method: the velocity at the start.": _walk(
+            lambda z, t, h: z - h * _v(z, t)
         ),
-        "This is Euler's method: the velocity at the start.": (
-            lambda v, z, t, r: z - (t - r) * v(z, t)
+        "This is Heun's method, the mean of the velocities at both ends.": _walk(
+            lambda z, t, h: z - h / 2 * (_v(z, t) + _v(z - h * _v(z, t), t - h))
         ),
-        "This is Heun's method, the mean of the velocities at both ends.": (
-            lambda v, z, t, r: z - (t - r) / 2 * (v(z, t) + v(z - (t - r) * v(z, t), r))
+        "That is one step only; take n of them, each of length 1/n.": lambda v, z, n: (
+            z - v(z - 0.5 * v(z, 1.0), 0.5)
         ),
     },
     praise="Right: order two with two evaluations, like Heun's method.",
 )
 
-
 exercise(
     "02-one-step",
-    use=lambda one_step_error: [one_step_error(m, a) for m, a in ((0.0, 2.0), (3.0, 0.5))],
-    right=lambda m, a: a,
+    use=lambda errors: [errors(m, a) for m, a in ((0.0, 2.0), (3.0, 0.5))],
+    right=lambda m, a: (a, math.hypot(m, a - 1)),
     mistakes={
-        "That is the mean square; take its root.": lambda m, a: a**2,
-        "The mean cancels: one step lands on m, and the true point is m + a eps.": (
-            lambda m, a: math.hypot(m, a)
+        "The two are exchanged: first the Euler step, then the lazy sampler.": lambda m, a: (
+            math.hypot(m, a - 1),
+            a,
         ),
-        "That is the distance of one step to zero; compare it with the true end point.": (
-            lambda m, a: abs(m)
+        "Those are the mean squares; take their roots.": lambda m, a: (a**2, m**2 + (a - 1) ** 2),
+        "The mean cancels in the Euler step: it lands on m, and the truth is m + a eps.": (
+            lambda m, a: (math.hypot(m, a), math.hypot(m, a - 1))
         ),
-        "One step lands on the mean, not on the truth.": lambda m, a: 0.0,
+        "Doing nothing misses by m + (a - 1) eps: the same eps is in both.": lambda m, a: (
+            a,
+            math.sqrt(m**2 + a**2 + 1),
+        ),
+        "One step lands on the mean, not on the truth.": lambda m, a: (0.0, math.hypot(m, a - 1)),
     },
     hint="One step lands on m; the true end point is m + a eps, with eps of variance one.",
-    praise="Right: all of the spread of the data is lost.",
+    praise="Right: one step loses all of the spread; for a near one, doing nothing is better.",
 )

@@ -28,48 +28,76 @@ exercise(
         "That is the posterior mean of the noise.": lambda v, z, t: z + (1 - t[:, None]) * v,
     },
     praise="Right, and it is one Euler step to t = 0: an Euler step lands on a mean.",
-    hint="Solve the first equation of (4.3) for the posterior mean; t[:, None] multiplies rows.",
+    hint="Solve the first equation of (3.3) for the posterior mean; t[:, None] multiplies rows.",
 )
-
-
-_PLACES = torch.linspace(-1.5, 1.4, 8, dtype=torch.float64)
-
-
-_TIMES = torch.linspace(0.3, 0.95, 8, dtype=torch.float64)
 
 
 exercise(
-    "03-two-points",
-    use=lambda two_points: two_points(_PLACES, _TIMES),
-    right=lambda z, t: (z - torch.tanh((1 - t) * z / t**2)) / t,
+    "03-by-hand",
+    right=0.43,
+    tolerance=0.006,
     mistakes={
-        "The data moves to the noise: at time t the two points stand at 1 - t and -(1 - t), which "
-        "enters the weights.": lambda z, t: (z - torch.tanh(z / t**2)) / t,
-        "The weights need the variance of the noise, t squared.": (
-            lambda z, t: (z - torch.tanh((1 - t) * z / t)) / t
-        ),
-        "A factor of two: tanh takes half of the logarithm of the ratio.": (
-            lambda z, t: (z - torch.tanh(2 * (1 - t) * z / t**2)) / t
-        ),
-        "A sigmoid is the weight w of the point at 1; the mean of 1 and -1 is 2 w - 1.": (
-            lambda z, t: (z - torch.sigmoid(2 * (1 - t) * z / t**2)) / t
-        ),
-        "That is the posterior mean of the data; the velocity is (z - it) / t.": (
-            lambda z, t: torch.tanh((1 - t) * z / t**2)
-        ),
-        "Divide by the time: this is the way from the posterior mean, not the velocity.": (
-            lambda z, t: z - torch.tanh((1 - t) * z / t**2)
-        ),
-        "The sign is wrong: the velocity points away from the data.": (
-            lambda z, t: (torch.tanh((1 - t) * z / t**2) - z) / t
-        ),
-        "That takes the nearer point alone: the mean over both is softer.": (
-            lambda z, t: (z - z.sign()) / t
-        ),
+        "The weights are exchanged: the data point at 1 is the nearer one.": 0.82,
+        "That is the displacement; divide it by the time.": 0.345,
+        "That is the expected data point; the velocity is (z - it) / t.": 0.155,
+        "The data points have moved: they stand at 1 - t and t - 1, which enters the ratio.": -0.19,
+        "Divide the exponent by t squared: it is 0.31.": 0.50,
+        "The sign is wrong: the velocity points from the data to z.": -0.43,
     },
-    praise="Right: a soft choice of the nearer point, and a hard one as t tends to 0.",
+    praise="Right: the weights are 0.58 and 0.42, the expected data point is 0.15.",
 )
 
+_OWN = torch.tensor([-1.0, -0.5, 0.2, 1.4, 3.0], dtype=torch.float64)
+_AT = torch.linspace(-1.5, 2.4, 7, dtype=torch.float64)
+
+
+def _velocity_of(keep, power, half):
+    """(3.3) with the factor of the data in the weights, the power of t, and the factor two."""
+
+    def velocity(examples, z, t):
+        apart = z[:, None] - (keep(t)) * examples
+        weight = (-(apart**2) / (half * t**power)).softmax(1)
+        return (z - weight @ examples) / t
+
+    return velocity
+
+
+_RIGHT = _velocity_of(lambda t: 1 - t, 2, 2)
+
+exercise(
+    "03-own-data",
+    use=lambda velocity_of: torch.cat(
+        [torch.as_tensor(velocity_of(_OWN, _AT, t)).reshape(-1) for t in (0.3, 0.8)]
+    ),
+    right=_RIGHT,
+    mistakes={
+        "The data move towards the noise: at time t an example stands at (1 - t) x.": _velocity_of(
+            lambda t: 1.0, 2, 2
+        ),
+        "The weights need the variance of the noise, t squared.": _velocity_of(
+            lambda t: 1 - t, 1, 2
+        ),
+        "A factor of two is missing in the exponent of the bell curve.": _velocity_of(
+            lambda t: 1 - t, 2, 1
+        ),
+        "That is the posterior mean of the data; the velocity is (z - it) / t.": (
+            lambda x, z, t: z - t * _RIGHT(x, z, t)
+        ),
+        "Divide by the time: this is the displacement, not the velocity.": (
+            lambda x, z, t: t * _RIGHT(x, z, t)
+        ),
+        "The sign is wrong: the velocity points away from the data.": (
+            lambda x, z, t: -_RIGHT(x, z, t)
+        ),
+        "Every example counts the same here; those whose noise is likelier count more.": (
+            lambda x, z, t: (z - x.mean()) / t
+        ),
+        "That takes the nearest example alone; the mean over all is softer.": (
+            lambda x, z, t: (z - x[(z[:, None] - (1 - t) * x).abs().argmin(1)]) / t
+        ),
+    },
+    praise="Right: a soft choice among the examples, and a hard one as t tends to 0.",
+)
 
 exercise(
     "03-score",
