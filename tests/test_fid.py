@@ -32,6 +32,7 @@ def run(*arguments) -> None:
 
 def refusal(capsys, *arguments) -> str:
     """What a command that ends with an error prints: one line, and no traceback."""
+    capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         run(*arguments)
     assert stop.value.code == 2

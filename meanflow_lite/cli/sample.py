@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,17 @@ import torch
 from tqdm import tqdm
 
 from meanflow_lite.data.digits import to_uint8
-from meanflow_lite.runs.images import as_picture, save_grid
-from meanflow_lite.runs.model import load
-from meanflow_lite.runs.processes import joined, place, wait
-from meanflow_lite.runs.samples import choose_labels, load_grid, protocol, remove_samples
+from meanflow_lite.data.listing import SUFFIXES
+from meanflow_lite.files import locked
+from meanflow_lite.runs.model import Model, load
+from meanflow_lite.runs.processes import joined, place, share, wait
+from meanflow_lite.runs.samples import (
+    Target,
+    choose_labels,
+    in_batches,
+    protocol,
+    weights_digest,
+)
 from meanflow_lite.runs.sampling import walk_times
 
 
@@ -24,7 +33,8 @@ class Sample:
     """Sample images. Without any argument: digits, from the model that comes with the package.
 
     Noise depends on the seed and a sample's number alone: the batch size and the number of
-    processes (torchrun) change nothing.
+    processes (torchrun) change nothing. Interrupted, the same command goes on where it stopped;
+    samples of an earlier command stay until the new ones are whole.
 
     Attributes:
         model: folder of a run, or `digits`.
@@ -63,50 +73,53 @@ class Sample:
             raise ValueError(
                 f"--out {self.out} is a file: give a folder, or a name that ends in .npz"
             )
+        if self.out.suffix.lower() in SUFFIXES:
+            raise ValueError(
+                f"--out {self.out}: samples go into a folder, or into a file that ends in .npz"
+            )
 
     def run(self) -> None:
-        """Write the samples of this process; the first process adds a grid and a description."""
-        with joined(self.device) as device:
+        """Write the samples of this process; the first process puts them into their place."""
+        with joined(self.device) as device, ExitStack() as held:
             model = load(self.model, device)
             labels = choose_labels(self.labels, self.count, model.num_classes, self.seed)
-            times = walk_times(self.steps, self.t_mid)
+            self._made(model, labels, [0])  # refuses what cannot be, before anything is touched
             part, parts = place()
-            mine = list(range(part, self.count, parts))
-            packed = self.out.suffix == ".npz"
-            folder = self.out.with_suffix(".parts") if packed else self.out
+            target = Target(self.out, self._about(model, labels))
             if part == 0:
-                folder.mkdir(parents=True, exist_ok=True)
-                remove_samples(folder)
-            wait()
-            pixels: list[np.ndarray] = []
-            bar = tqdm(total=len(mine), unit="image", disable=part > 0, file=sys.stderr)
-            for first in range(0, len(mine), self.batch):
-                rows = mine[first : first + self.batch]
-                z = model.latents(
-                    model.noise(rows, self.seed),
-                    labels[rows],
-                    times,
-                    self.omega,
-                    self.interval,
-                    model.noise_labels(rows, self.seed),
-                )
-                images = to_uint8(model.decode(z, self.vae)).permute(0, 2, 3, 1).numpy()
-                if packed:
-                    pixels.append(images)
-                else:
-                    for i, image in zip(rows, images, strict=True):
-                        as_picture(image).save(folder / f"{i:06d}.png")
-                bar.update(len(rows))
-            bar.close()
-            if pixels:
-                np.save(folder / f"{part}.npy", np.concatenate(pixels))
+                target.folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(target.folder))
+            missing = share(target.begin() if part == 0 else [])
+            total = sum(map(len, missing[part::parts]))
+            with tqdm(total=total, unit="image", disable=part > 0, file=sys.stderr) as bar:
+                for units in in_batches(missing[part::parts], self.batch):
+                    rows = [row for unit in units for row in unit]
+                    images = self._made(model, labels, rows)
+                    for unit, first in zip(units, starts(units), strict=True):
+                        target.write(unit, images[first : first + len(unit)])
+                    bar.update(len(rows))
             wait()
             if part == 0:
-                self._finish(folder, labels, parts, model.info)
+                target.finish()
+                print(f"{self.count} samples in {self.out}", file=sys.stderr)
 
-    def _finish(self, folder: Path, labels: torch.Tensor, parts: int, info: dict) -> None:
+    def _made(self, model: Model, labels: torch.Tensor, rows: list[int]) -> np.ndarray:
+        """The samples with these numbers in bytes ``[N, H, W, C]``."""
+        z = model.latents(
+            model.noise(rows, self.seed),
+            labels[rows],
+            walk_times(self.steps, self.t_mid),
+            self.omega,
+            self.interval,
+            model.noise_labels(rows, self.seed),
+        )
+        return to_uint8(model.decode(z, self.vae)).permute(0, 2, 3, 1).numpy()
+
+    def _about(self, model: Model, labels: torch.Tensor) -> dict:
+        info = model.info
         about = {
             "model": str(self.model),
+            "weights": weights_digest(model.net),
             "label_protocol": protocol(self.labels),
             "count": self.count,
             "steps": self.steps,
@@ -114,21 +127,14 @@ class Sample:
             "omega": self.omega or info.get("sampling", {}).get("omega", 1.0),
             "interval": self.interval,
             "seed": self.seed,
+            "vae": self.vae or info.get("vae"),
             "labels": labels.tolist(),
             "settings": info.get("settings"),
             "imported": info.get("imported"),
         }
-        if self.out.suffix == ".npz":
-            busy = range(min(parts, self.count))  # the others had nothing to do
-            pieces = [np.load(folder / f"{part}.npy") for part in busy]
-            images = np.empty((self.count, *pieces[0].shape[1:]), np.uint8)
-            for part, piece in enumerate(pieces):
-                images[part::parts] = piece
-                (folder / f"{part}.npy").unlink()
-            folder.rmdir()
-            np.savez(self.out, arr_0=images, labels=labels.numpy(), about=json.dumps(about))
-        else:
-            (folder / "samples.json").write_text(json.dumps(about) + "\n")
-            shown = load_grid(folder, min(self.count, 100))
-            save_grid(shown, folder / "grid.png", 10)
-        print(f"{self.count} samples in {self.out}", file=sys.stderr)
+        return json.loads(json.dumps(about))  # as it is read back: lists for tuples
+
+
+def starts(units: list[range]) -> list[int]:
+    """Where each unit begins in the rows of all."""
+    return [0, *accumulate(map(len, units))][:-1]

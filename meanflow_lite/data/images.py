@@ -142,7 +142,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """
     try:
         with plain(path) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # own limit below
+            warnings.simplefilter("ignore")  # of odd metadata; the limit on sizes is our own
             with Image.open(file) as image:
                 check_header(image)
                 yield image
@@ -150,6 +150,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise BadImage(f"{path}: {error}") from error
     except Damage as error:
         raise BadImage(f"{path}: {error.what}") from error
+    except FileNotFoundError as error:
+        raise BadImage(f"{path} is missing, or a link that leads nowhere") from error
     except Exception as error:  # Pillow raises many types for damaged files
         if isinstance(error, OSError) and error.errno is not None:
             raise
