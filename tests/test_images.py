@@ -61,8 +61,8 @@ def test_links_are_followed_once_and_those_in_a_circle_are_named(folder, tmp_pat
     (folder / "b" / "up").symlink_to(folder / "b")
     assert len(ImageFolder.open(folder)) == 5
     for name, target, said in (
-        ("up", folder, "link back to"),
-        ("top", tmp_path, "link back to"),
+        ("up", folder, "back to"),
+        ("top", tmp_path, "back to"),
         ("self", folder / "self", "in a circle"),
         ("lost", folder / "nothing", "leads nowhere"),
     ):
