@@ -1,10 +1,15 @@
 """A run that is cut anywhere and resumed ends with the same bits; damage is found, never read."""
 
+import errno
 import json
 import multiprocessing
+import os
 import resource
+import shutil
 import signal
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +21,7 @@ from meanflow_lite.networks import MLP
 from meanflow_lite.objectives import ANY, Loss, MeanFlow
 from meanflow_lite.training import (
     CheckpointError,
+    Diverged,
     Mismatch,
     TrainConfig,
     Trainer,
@@ -23,6 +29,9 @@ from meanflow_lite.training import (
     load_checkpoint,
     save_checkpoint,
 )
+from meanflow_lite.training import saver as saver_module
+from meanflow_lite.training.checkpoint import NotWritten
+from meanflow_lite.training.saver import Saver, Saving
 
 
 class Staged(nn.Module):
@@ -118,9 +127,148 @@ def test_a_damaged_checkpoint_falls_back_to_the_last_good_one(tmp_path, damage):
     with pytest.warns(UserWarning, match="damaged"):
         path = load_checkpoint(other, tmp_path)
     assert path is not None and path.name == "step-00000003" and other.step == 3
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {"step-00000003", "damaged-step-00000006"}  # set aside, not removed
     hurt(path, damage)
-    with pytest.raises(CheckpointError, match="all 2 checkpoints"), pytest.warns(UserWarning):
+    said = "none of the 1 checkpoints in .* is sound.*left as they are"
+    with pytest.raises(CheckpointError, match=said):
         load_checkpoint(other, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == names
+
+
+def test_what_is_damaged_is_not_one_of_those_kept_and_is_replaced(tmp_path):
+    """The newest is damaged; those after it push out sound ones only, and it is written anew."""
+    run, other = trainer(), trainer()
+    for record in run.run(until=6):
+        if record.step in (2, 4, 6):
+            save_checkpoint(run, tmp_path, keep=3)
+    hurt(tmp_path / "step-00000006", "flipped")
+    with pytest.warns(UserWarning, match="it is now damaged-step-00000006, step-00000004 is taken"):
+        load_checkpoint(other, tmp_path)
+    for record in other.run(until=8):
+        if record.step in (6, 8):
+            save_checkpoint(other, tmp_path, keep=2)
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-00000008", "step-00000006"]
+    assert load_checkpoint(trainer(), tmp_path) == tmp_path / "step-00000008"
+    hurt(tmp_path / "step-00000008", "truncated")
+    save_checkpoint(other, tmp_path)  # the same step: what is there does not read
+    assert load_checkpoint(trainer(), tmp_path) == tmp_path / "step-00000008"
+
+
+def test_names_that_are_not_the_librarys_are_let_alone(tmp_path):
+    run = trainer()
+    list(run.run(until=1))
+    path = save_checkpoint(run, tmp_path)
+    for name in ("step-best", "step-00000001-copy", "step-1"):
+        shutil.copytree(path, tmp_path / name)
+    for _ in run.run(until=6):
+        save_checkpoint(run, tmp_path, keep=1)
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-00000006"]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_refusing_disk_is_not_called_damage(tmp_path, monkeypatch, code):
+    """Sound checkpoints that cannot be read now: nothing is renamed, no older one is taken."""
+    run = trainer()
+    for record in run.run(until=4):
+        if record.step % 2 == 0:
+            save_checkpoint(run, tmp_path)
+    real = open
+
+    def refuse(path, *rest, **options):
+        if "step-00000004/ema-0" in str(path):
+            raise OSError(code, os.strerror(code), str(path))
+        return real(path, *rest, **options)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(OSError, match="step-00000004/ema-0.safetensors") as caught:
+        load_checkpoint(trainer(), tmp_path)
+    assert caught.value.errno == code and not isinstance(caught.value, CheckpointError)
+    assert {p.name for p in tmp_path.iterdir()} == {"step-00000002", "step-00000004"}
+
+
+@pytest.mark.parametrize("part", ["net", "ema-0"])
+def test_what_is_not_finite_is_not_saved(tmp_path, part):
+    run = trainer()
+    list(run.run(until=2))
+    net = run.net if part == "net" else run.averages[0].net
+    with torch.no_grad():
+        next(net.parameters())[0] = float("nan")
+    with pytest.raises(Diverged, match=f"{part} holds numbers that are not finite.*after step 2"):
+        save_checkpoint(run, tmp_path)
+    assert not list(tmp_path.glob("*"))
+
+
+def test_moving_averages_may_change_their_rates(tmp_path):
+    """Each goes on from the stored one of its rate, or of the nearest half-life."""
+    run = trainer()  # 0.9 and 0.99
+    list(run.run(until=6))
+    save_checkpoint(run, tmp_path)
+    other = trainer()
+    other.config = replace(other.config, ema=(0.99, 0.9, 0.8))
+    other.start_stage()
+    load_checkpoint(other, tmp_path)
+    expected = [run.averages[1], run.averages[0], run.averages[0]]
+    for ours, theirs in zip(other.averages, expected, strict=True):
+        assert ours.updates == theirs.updates
+        pairs = zip(ours.net.parameters(), theirs.net.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def saved_by(saver: Saver, until: int) -> list[str]:
+    for _ in saver.trainer.run(until=until):
+        saver.after_step()
+        saver.finish()
+    saver.close()
+    return [p.name for p in checkpoints(saver.folder)]
+
+
+def test_checkpoints_by_time_by_steps_and_milestones(tmp_path):
+    by_time = Saver(trainer(), tmp_path / "a", {}, Saving(minutes=1e-9, milestones=0))
+    assert saved_by(by_time, 5) == ["step-00000005", "step-00000004", "step-00000003"]
+    never = Saver(trainer(), tmp_path / "b", {}, Saving(milestones=0))
+    assert saved_by(never, 5) == []
+    by_steps = Saver(trainer(), tmp_path / "c", {}, Saving(every=2, milestones=3, keep=1))
+    # of 12 steps in 3 parts: 4, 8 and 12 are the first ones of a part, 10 is the last other one
+    assert [int(n[5:]) for n in saved_by(by_steps, 12)] == [12, 10, 8, 4]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_it_is_the_state_of_its_step(
+    tmp_path, monkeypatch
+):
+    run, whole = trainer(), trainer()
+    saver, gate, steps = Saver(run, tmp_path, {}, Saving(every=4)), threading.Event(), []
+    real = saver_module.write_state
+
+    def late(*arguments):
+        gate.wait(60)
+        real(*arguments)
+
+    monkeypatch.setattr(saver_module, "write_state", late)
+    for _ in run.run(until=7):
+        saver.after_step()
+        steps.append((run.step, checkpoints(tmp_path)))
+    assert steps[-1] == (7, [])  # three steps while the state of step 4 waits to be written
+    gate.set()
+    saver.finish()
+    saver.close()
+    list(whole.run(until=4))
+    restored = trainer()
+    load_checkpoint(restored, tmp_path)
+    assert restored.step == 4 and same(restored, whole)
+
+
+def test_an_error_of_the_writing_thread_ends_training(tmp_path):
+    run = trainer()
+    (tmp_path / "c").write_text("a file where the folder should be")
+    saver = Saver(run, tmp_path / "c", {}, Saving(every=2))
+    with pytest.raises(NotWritten, match="could not write the checkpoint .*last good one is none"):
+        for _ in run.run():
+            saver.after_step()
+            time.sleep(0.01)
+    assert 2 < run.step < 12
+    saver.close()
 
 
 def hurt(path: Path, how: str) -> None:
@@ -159,7 +307,7 @@ def test_nothing_is_unpickled(tmp_path):
 
 
 def test_an_empty_folder_starts_anew(tmp_path):
-    (tmp_path / ".partial-step-00000009-1").mkdir()
+    (tmp_path / ".step-00000009.host-1.partial").mkdir()
     assert load_checkpoint(trainer(), tmp_path) is None
 
 
@@ -181,7 +329,7 @@ def _write_with_a_small_limit(sender, folder):
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
     try:
         save_checkpoint(run, folder)
-    except CheckpointError as error:
+    except NotWritten as error:
         sender.send(str(error))
 
 
@@ -191,7 +339,7 @@ def test_a_full_disk_is_a_clear_error_and_keeps_the_last_good_one(tmp_path):
     process.join(60)
     assert process.exitcode == 0 and receiver.poll()
     message = receiver.recv()
-    assert "the last good checkpoint is" in message and "step-00000002" in message
+    assert "the last good one is" in message and "step-00000002" in message
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
     assert load_checkpoint(trainer(width=64), tmp_path)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import traceback
 import warnings
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -47,8 +48,8 @@ COMMANDS = {
     "fid": Command("fid", "Fid", "Compare samples with a reference."),
 }
 
-#: What a full disk, a full quota or the limit on a file's size is called.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: What a full disk or a full quota is called.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 DESCRIPTION = """One-step image generation with MeanFlow, one command a stage, in the order of use.
 To try it: train, sample and fid work without arguments, on scikit-learn's 8x8 digits."""
@@ -85,25 +86,45 @@ def overview() -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Run one subcommand; mistakes of the user end with one line that says what to do."""
     command = parse(sys.argv[1:] if arguments is None else arguments)
-    from meanflow_lite.training import CheckpointError, Diverged
-
     # The first forward-mode derivative of a process makes PyTorch 2.14 warn about itself.
     warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated")
     # DDP's name for it that older versions do not know yet.
     warnings.filterwarnings("ignore", r"`broadcast_buffers` is deprecated")
+    from meanflow_lite.runs.processes import leave, place
+    from meanflow_lite.training import CheckpointError
+
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         command.run()
-    except (ValueError, ImportError, OSError, CheckpointError, Diverged) as error:
+    except (ValueError, ImportError, OSError, CheckpointError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         if isinstance(error, OSError) and error.errno in FULL:
             print(
                 "free space, then run the same command: encode and train go on where they were",
                 file=sys.stderr,
             )
-        raise SystemExit(2) from error
+        leave(2)
+    except RuntimeError as error:
+        if not _lost_another(error):
+            raise
+        print(f"error: another process has ended; it said why ({error})", file=sys.stderr)
+        leave(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        leave(130)
+    except Exception:
+        if place()[1] == 1:
+            raise
+        traceback.print_exc()  # before anything waits for the other processes
+        leave(1)
+
+
+def _lost_another(error: RuntimeError) -> bool:
+    """Whether one of several processes only says that another one is gone."""
+    import torch.distributed as dist
+
+    said = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "timed out")
+    return dist.is_initialized() and any(text in str(error) for text in said)
 
 
 def _of_preset(kind: Any, options: list[str]) -> Any:

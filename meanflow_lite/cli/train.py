@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-import argparse
-import pickle
-import shlex
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 import tyro
-from safetensors.torch import load_file
-from torch import nn
 
-from meanflow_lite.networks.dit import DiT
-from meanflow_lite.networks.presets import PRESETS as NETWORKS
-from meanflow_lite.networks.sit import from_sit
-from meanflow_lite.objectives import trained
+from meanflow_lite.domains import trained
+from meanflow_lite.runs import resume
+from meanflow_lite.runs.build import Plan
 from meanflow_lite.runs.cost import forward_macs, passes, peak_flops
 from meanflow_lite.runs.data import DIGITS, Data, open_data
+from meanflow_lite.runs.folder import CHECKPOINTS, RUN, write_info, write_weights
+from meanflow_lite.runs.identity import changed, parse_changes, short
 from meanflow_lite.runs.images import save_grid
-from meanflow_lite.runs.model import Model, load, write_info, write_weights
-from meanflow_lite.runs.processes import joined, set_tf32
+from meanflow_lite.runs.model import Model, load
+from meanflow_lite.runs.processes import joined, place, set_tf32, told
 from meanflow_lite.runs.sampling import walk_times
 from meanflow_lite.runs.settings import PRESETS, Settings
-from meanflow_lite.training import Record, Trainer, checkpoints
-from meanflow_lite.training.checkpoint import check_shapes, versions
+from meanflow_lite.training import Diverged, Record, Trainer, checkpoints
+from meanflow_lite.training.checkpoint import read_checkpoint, restore
 from meanflow_lite.training.fit import Stopped, fit, start
 from meanflow_lite.training.logs import Logger
+from meanflow_lite.training.saver import Saving
 
 if TYPE_CHECKING:
     from meanflow_lite.data.latents import Vae
+
+#: Where a run can start besides a checkpoint of another one.
+HERE, COMPLETE = "here", "complete"
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,27 @@ class Train:
 
     On several GPUs: `torchrun --nproc-per-node 8 -m meanflow_lite train --preset b2 --data DIR`.
     The run folder gets run.json, log.jsonl, tensorboard/, checkpoints/, grids/ and, at the end,
-    model.safetensors. Stopped by Ctrl-C or SIGTERM, it saves first; the same command goes on.
+    model.safetensors. Stopped by Ctrl-C or a signal of a cluster (TERM, USR1, HUP, XCPU), it saves
+    first; the same command goes on, and a finished run goes on with, say, `--change steps=5000`.
 
     Attributes:
         preset: the settings to start from; all others below have its values as defaults.
         data: `digits`, or a latent cache written by the encode command.
         out: folder of the run; default runs/PRESET.
         resume: `auto` goes on from the newest checkpoint in `out`, if there is one; `never`
-            refuses a folder that has checkpoints.
-        init_from: weights to start from: a SiT checkpoint file, or the folder of another run.
+            refuses a folder that holds a run; a checkpoint of another run, or its folder, starts
+            there as a branch.
+        change: settings that differ from those that the run had so far, such as lr=1e-4 clip=1
+            steps=2000: noted in run.json. What the weights mean cannot change.
+        init_from: weights to start from: a SiT checkpoint file, or the folder of another run. Read
+            at the start only.
         teacher: folder of the run that teaches, for the distillation objectives.
         device: `cpu`, `cuda`, or `auto`: a GPU where there is one.
         log_every: steps between two lines of the log.
-        save_every: steps between two checkpoints.
-        keep: number of checkpoints kept.
+        save_minutes: minutes between two checkpoints, which are written beside training.
+        save_every: steps between two checkpoints, besides those by time.
+        milestones: equal parts of the run of each of which one checkpoint is kept for ever.
+        keep: number of other checkpoints kept.
         grid_every: steps between two grids of samples, always from the same noise; 0: none.
         vae: decoder for the grids of latents; default: grids show the first channels.
         settings: what the run learns.
@@ -63,12 +70,15 @@ class Train:
     preset: Literal["digits", "b4", "b2", "m2", "l2", "xl2", "xl2-plus"] = "digits"
     data: str = DIGITS
     out: Path | None = None
-    resume: Literal["auto", "never"] = "auto"
+    resume: str = "auto"
+    change: tuple[str, ...] = ()
     init_from: Path | None = None
     teacher: Path | None = None
     device: str = "auto"
     log_every: int = 50
-    save_every: int = 1000
+    save_minutes: float = 15.0
+    save_every: int | None = None
+    milestones: int = 10
     keep: int = 3
     grid_every: int = 1000
     vae: str | None = None
@@ -77,45 +87,58 @@ class Train:
     )
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.log_every < 1:
+            raise ValueError("--log-every must be at least 1")
         if self.grid_every < 0:
             raise ValueError("--grid-every must not be negative; 0 draws no grids")
         if self.out is not None and self.out.is_file():
             raise ValueError(f"--out {self.out} is a file: give the folder of the run")
+        _ = self.saving, self.named  # refuse what they refuse
+
+    @property
+    def saving(self) -> Saving:
+        """When checkpoints are written."""
+        return Saving(self.save_minutes, self.save_every, self.milestones, self.keep)
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """The settings that may differ from those of the run so far."""
+        return parse_changes(self.change)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.out or Path("runs") / self.preset
 
     def run(self) -> None:
         """Train, resume and sample grids."""
         with joined(self.device) as device:
-            self._run(device)
+            settings = changed(self.settings, self.named)
+            set_tf32(device, settings.tf32)
+            data = open_data(self.data, settings.latent_scale)
+            decoder = self._decoder(data, device)
+            teacher = load(self.teacher, device).net if self.teacher else None
+            plan = Plan.of(settings, data, teacher, self.data)
+            with resume.holding(self.folder):
+                self._run(plan, decoder, device)
 
-    def _run(self, device: torch.device) -> None:
-        out = self.out or Path("runs") / self.preset
-        set_tf32(device, self.settings.tf32)
-        data = open_data(self.data, self.settings.latent_scale)
-        decoder = self._decoder(data, device)
-        trainer = self._trainer(data, device)
-        if self.resume == "never" and checkpoints(out / "checkpoints"):
-            raise ValueError(
-                f"{out} already has checkpoints: use --resume auto to go on, or another --out"
-            )
-        out.mkdir(parents=True, exist_ok=True)
-        steps = trainer.config.steps
-        identity = {**self.settings.identity(), "data": data.content, "steps": steps}
-        found = start(trainer, out / "checkpoints", identity)
-        info = self._info(data, trainer)
+    def _run(self, plan: Plan, decoder: Vae | None, device: torch.device) -> None:
+        out, meaning = self.folder, plan.meaning
+        origin = told(self._origin(plan) if place()[0] == 0 else None)
+        if origin == COMPLETE:
+            _say(f"{out} is complete. {_next(out)}")
+            return
+        trainer = plan.trainer(device, self.init_from if origin is None else None)
+        found, history = self._go_on(trainer, plan, origin)
+        about = {"preset": self.preset, "data": self.data, "command": resume.command()}
+        info = plan.info(trainer, history, **about)
         if trainer.rank == 0:
             write_info(out, info)
             print(_summary(trainer, info, out, found), file=sys.stderr)
-        flops = 2 * forward_macs(NETWORKS[self.settings.network]) * passes(self.settings).step
-        logger = Logger(
-            trainer,
-            out,
-            self.log_every,
-            flops,
-            peak_flops(device, trainer.world, self.settings),
-        )
+        settings = plan.settings
+        flops = 2 * forward_macs(plan.config) * passes(settings).step
+        peak = peak_flops(device, trainer.world, settings)
+        logger = Logger(trainer, out, self.log_every, flops, peak)
 
         def on_step(record: Record) -> None:
             logger(record)
@@ -124,15 +147,18 @@ class Train:
                 _draw_grid(model, out / "grids" / f"step-{record.step:08d}.png", decoder)
 
         try:
-            fit(trainer, out / "checkpoints", identity, self.save_every, self.keep, on_step)
+            fit(trainer, out / CHECKPOINTS, meaning, self.saving, on_step)
         except Stopped:
             logger.say(f"stopped and saved at step {trainer.step}: the same command goes on there")
             raise
+        except Diverged as error:
+            raise Diverged(f"{error}. {resume.way_on(out, settings, self.named)}") from error
         finally:
             logger.close()
         if trainer.rank == 0:
-            write_weights(out, trainer.field)
-            print(f"done. Next: meanflow-lite sample --model {out}", file=sys.stderr)
+            rate = trainer.config.ema[0]
+            write_weights(out, trainer.field, info["identity"], trainer.step, rate)
+            print(f"done. {_next(out)}", file=sys.stderr)
 
     def _decoder(self, data: Data, device: torch.device) -> Vae | None:
         """That of the grids, loaded before training: a wrong name should not wait for a grid."""
@@ -144,75 +170,49 @@ class Train:
 
         return Vae(self.vae, device)
 
-    def _trainer(self, data: Data, device: torch.device) -> Trainer:
-        torch.manual_seed(self.settings.seed)  # the initial weights
-        net = self._network(data).to(device)
-        objective = self.settings.make_objective(data.num_classes)
-        if isinstance(objective, nn.Module):
-            objective.to(device)
-        teacher = load(self.teacher, device).net if self.teacher else None
-        config = self.settings.train_config(data.images)
-        return Trainer(net, objective, data.batches, config, teacher)
+    def _origin(self, plan: Plan) -> str | Path | None:
+        """Where the run starts: a checkpoint of its own, of another run, nowhere, or it is over."""
+        out = self.folder
+        if self.resume == "never":
+            if (out / RUN).exists() or checkpoints(out / CHECKPOINTS):
+                raise ValueError(
+                    f"{out} already has a run: use --resume auto to go on, or another --out"
+                )
+            return None
+        if resume.is_complete(out, short(plan.meaning), plan.steps):
+            stored = resume.stored_settings(resume.earlier(out, aside=True), None)
+            resume.agreed_changes(stored, plan.settings, self.named, out)
+            return COMPLETE
+        if checkpoints(out / CHECKPOINTS):
+            return HERE
+        resume.refuse_finished(out)
+        return None if self.resume == "auto" else resume.branch_point(self.resume, out)
 
-    def _network(self, data: Data) -> DiT:
-        config = NETWORKS[self.settings.network]
-        wanted = (config.channels, config.image_size, config.image_size)
-        if data.shape != wanted:
-            raise ValueError(
-                f"--data {self.data} is {data.shape} an image but --network "
-                f"{self.settings.network} takes "
-                f"{wanted}: choose another --network or --preset, or other --data (latents come "
-                "from `meanflow-lite encode`)"
-            )
-        if self.init_from is None:
-            return self.settings.make_network(data.num_classes)
-        if self.init_from.is_dir():
-            net = self.settings.make_network(data.num_classes)
-            tensors = load(self.init_from).net.state_dict()
-            check_shapes(net, tensors, self.init_from)
-            net.load_state_dict(tensors)
-            return net
-        sized = replace(config, num_classes=data.num_classes, checkpoint=self.settings.checkpoint)
-        return from_sit(read_weights(self.init_from), sized)
-
-    def _info(self, data: Data, trainer: Trainer) -> dict:
-        return {
-            "settings": asdict(self.settings),
-            "preset": self.preset,
-            "data": self.data,
-            "images": data.images,
-            "steps": trainer.config.steps,
-            "num_classes": data.num_classes,
-            "shape": list(data.shape),
-            "vae": data.vae,
-            "domain": asdict(trainer.objective.domain),
-            "command": shlex.join(["meanflow-lite", *sys.argv[1:]]),
-            "processes": trainer.world,
-            "versions": versions(),
-        }
-
-
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a published checkpoint, its moving average if it has one. Runs no code."""
-    if not path.is_file():
-        raise ValueError(f"--init-from {path}: there is no such file or run folder")
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    # SiT stores its command line beside the weights: names and values, no code
-    torch.serialization.add_safe_globals([argparse.Namespace])
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} is damaged, or holds more than tensors, which is refused because loading it "
-            "would run its code: convert it to safetensors where you trust it"
-        ) from error
-    for key in ("ema", "model", "state_dict"):
-        if isinstance(stored, dict) and isinstance(stored.get(key), dict):
-            stored = stored[key]
-    if not isinstance(stored, dict) or not all(torch.is_tensor(v) for v in stored.values()):
-        raise ValueError(f"{path} holds no weights: names and tensors, or `ema` or `model` of them")
-    return stored
+    def _go_on(
+        self, trainer: Trainer, plan: Plan, origin: str | Path | None
+    ) -> tuple[Path | None, list[dict[str, Any]]]:
+        """Load the state to go on from; also what was changed so far, this time included."""
+        out, named = self.folder, self.named
+        if origin is None:
+            return None, []
+        if isinstance(origin, Path):
+            found, run = origin, origin.parent.parent
+            restore(trainer, read_checkpoint(origin), plan.meaning, origin)
+        else:
+            found, run = start(trainer, out / CHECKPOINTS, plan.meaning), out
+        if trainer.rank > 0:
+            return found, []
+        info = resume.earlier(run, aside=run == out)
+        stored = resume.stored_settings(info, found)
+        changes = resume.agreed_changes(stored, plan.settings, named, run)
+        if trainer.step > plan.steps:
+            raise ValueError(f"{run} is at step {trainer.step} already, beyond {plan.steps} steps")
+        entry = {"step": trainer.step, "changed": changes, "command": resume.command()}
+        branch = {"branch_of": str(origin)} if isinstance(origin, Path) else {}
+        for name, (before, now) in changes.items():
+            print(f"from step {trainer.step} on: {name} {before} -> {now}", file=sys.stderr)
+        history = list(info["changes"]) if info else []
+        return found, history + ([{**entry, **branch}] if changes or branch else [])
 
 
 def _draw_grid(model: Model, path: Path, vae: Vae | None) -> None:
@@ -222,10 +222,19 @@ def _draw_grid(model: Model, path: Path, vae: Vae | None) -> None:
     instant = model.info["domain"]["name"] == "instant"
     z = model.latents(model.noise(range(len(labels))), labels, walk_times(25 if instant else 1))
     if vae is not None:
-        images = vae.decode(z / model.info["settings"]["latent_scale"]).cpu()
+        images = vae.decode(z / model.info["latent_scale"]).cpu()
     else:
         images = model.decode(z) if model.info["vae"] is None else z[:, :3]
     save_grid(images, path, 8)
+
+
+def _next(out: Path) -> str:
+    return f"Next: meanflow-lite sample --model {out}"
+
+
+def _say(text: str) -> None:
+    if place()[0] == 0:
+        print(text, file=sys.stderr)
 
 
 def _summary(trainer: Trainer, info: dict, out: Path, found: Path | None) -> str:

@@ -122,7 +122,9 @@ def naming(path: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.filename is None or ".partial" in str(error.filename):
-            error.filename, error.filename2 = str(path), None
+            error.filename = str(path)
+            if error.filename2 is not None:
+                del error.filename2  # None would be shown
         raise
 
 

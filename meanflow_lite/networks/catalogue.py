@@ -1,6 +1,5 @@
 """Every network by name: the DiTs of `presets`, in-context transformers, Drifting's generators."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 from meanflow_lite.networks.dit import DiT, DiTConfig
@@ -80,27 +79,6 @@ def make(config: Config) -> Network:
 def stored(config: Config) -> dict[str, object]:
     """The config as JSON holds it: its fields, and `kind`."""
     return {"kind": type(config).__name__, **asdict(config)}
-
-
-def from_stored(content: Mapping[str, object]) -> Network:
-    """A fresh network of a config as `stored` wrote it.
-
-    Raises:
-        ValueError: an unknown kind or field.
-    """
-    kinds = {kind.__name__: kind for kind in (DiTConfig, InContextConfig, DriftConfig)}
-    kind = kinds.get(str(content.get("kind")))
-    if kind is None:
-        raise ValueError(f"a config is one of {', '.join(kinds)}: got {content.get('kind')!r}")
-    values = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in content.items()
-        if name != "kind"
-    }
-    unknown = values.keys() - kind.__dataclass_fields__.keys()
-    if unknown:
-        raise ValueError(f"{kind.__name__} has no field {sorted(unknown)}: use a newer version")
-    return make(kind(**values))  # pyright: ignore[reportArgumentType]
 
 
 def build_any(name: str, **overrides: object) -> Network:

@@ -61,8 +61,8 @@ def from_sit(state_dict: Mapping[str, Tensor], preset: str | DiTConfig) -> DiT:
     )
     if missing or unexpected:
         raise ValueError(
-            f"state_dict is not that of a SiT of depth {config.depth}: "
-            f"missing {sorted(missing)}, unexpected {sorted(unexpected)}"
+            f"state_dict is not that of a SiT of depth {config.depth}: it lacks {_some(missing)}; "
+            f"it has besides {_some(unexpected)}"
         )
     converted = {name: _convert(name, state_dict[spoken[name]], config) for name in spoken}
     wrong = [
@@ -71,13 +71,20 @@ def from_sit(state_dict: Mapping[str, Tensor], preset: str | DiTConfig) -> DiT:
         if value.shape != wanted[name].shape
     ]
     if wrong:
-        raise ValueError(f"sizes in state_dict do not fit {preset}: " + "; ".join(wrong))
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError("sizes in state_dict do not fit: " + "; ".join(wrong[:3]) + more)
     net.to(state_dict["pos_embed"].dtype).load_state_dict(converted, strict=False)
     for embedder in net.conditioning.modules():
         if isinstance(embedder, TimestepEmbedder) and embedder is not net.conditioning.times["t"]:
             torch.nn.init.zeros_(embedder.last.weight)
             torch.nn.init.zeros_(embedder.last.bias)
     return net
+
+
+def _some(names: set[str]) -> str:
+    """Three of the names, and how many there are."""
+    shown = ", ".join(sorted(names)[:3])
+    return f"{shown}, ... ({len(names)})" if len(names) > 3 else shown or "nothing"
 
 
 def _starts_silent(name: str) -> bool:

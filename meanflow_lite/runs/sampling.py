@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,14 +21,17 @@ class Model:
     """A network with what is needed to sample: shape, labels, the jumps that it knows, a decoder.
 
     ``net`` is a field, left on its device; ``info`` is the content of ``run.json``: settings,
-    data, versions, command; for imported weights where they come from and what they recommend.
+    data, versions, command; for imported weights where they come from and what they recommend
+    (see :mod:`~meanflow_lite.runs.folder`). ``source`` is the file that the weights are from.
     """
 
-    def __init__(self, net: nn.Module, info: dict) -> None:
-        self.net, self.info, self.device = net, info, next(net.parameters()).device
+    def __init__(self, net: nn.Module, info: dict, source: Path | None = None) -> None:
+        self.net, self.info, self.source = net, info, source
+        self.device = next(net.parameters()).device
         self.num_classes: int = info["num_classes"]
+        self.classes: list[str] | None = info.get("classes")
         self.shape = tuple(info["shape"])
-        self._vae = None
+        self._vaes: dict[str, Any] = {}
 
     @property
     def instant(self) -> bool:
@@ -147,21 +152,44 @@ class Model:
         return torch.cat(images) if images else torch.empty(0, *self.shape)
 
     def decode(self, z: Float[Tensor, " n *d"], vae: str | None = None) -> Tensor:
-        """Images in [-1, 1]: the samples themselves, or what the VAE makes of latents."""
-        name = vae or self.info["vae"]
-        if name is None:
-            return z.clamp(-1, 1).cpu()
-        if self._vae is None:
-            from meanflow_lite.data.latents import Vae
+        """Images in [-1, 1]: the samples themselves, or what the VAE makes of latents.
 
-            self._vae = Vae(name, self.device)
-        return self._vae.decode(self.unscaled(z)).cpu()
+        Raises:
+            ValueError: if the VAE of the training images is not the one that lies under its name
+                now, or ``vae`` takes latents of another shape. One that is named may be another.
+        """
+        name = vae or self.info["vae"]
+        if self.info["vae"] is None or name is None:
+            return z.clamp(-1, 1).cpu()
+        if name not in self._vaes:
+            self._vaes[name] = self._decoder(name, named=vae is not None)
+        return self._vaes[name].decode(self.unscaled(z)).cpu()
+
+    def _decoder(self, name: str, named: bool):
+        from meanflow_lite.data.latents import Vae
+
+        vae, wanted = Vae(name, self.device), self.info.get("vae_fingerprint")
+        if wanted is None or vae.fingerprint == wanted:
+            return vae
+        channels = vae.net.config.latent_channels  # pyright: ignore[reportAttributeAccessIssue]
+        if channels != self.shape[0]:
+            raise ValueError(
+                f"the VAE {name!r} decodes {channels} channels, and these samples have "
+                f"{self.shape[0]}: give the one that encoded the training images (--vae)"
+            )
+        if not named:
+            raise ValueError(
+                f"the VAE {name!r} has other weights than the one that encoded the training "
+                f"images ({vae.fingerprint}, not {wanted}): say where that one is (--vae)"
+            )
+        warnings.warn(f"the VAE {name!r} is not the one that encoded the images", stacklevel=3)
+        return vae
 
     def unscaled(self, z: Float[Tensor, " n c h w"]) -> Float[Tensor, " n c h w"]:
         """Latents as the VAE knows them: without a scale, or with the channels' own statistics."""
         statistics = self.info.get("latents")
         if statistics is None:
-            return z / self.info["settings"]["latent_scale"]
+            return z / self.info["latent_scale"]
         mean, std = (z.new_tensor(statistics[k])[:, None, None] for k in ("mean", "std"))
         return z * std + mean
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 
 from meanflow_lite.guidance import Guidance, LabelDropout
 from meanflow_lite.networks.discriminator import Discriminator
-from meanflow_lite.networks.dit import DiT
+from meanflow_lite.networks.dit import DiT, DiTConfig
 from meanflow_lite.networks.presets import PRESETS as NETWORKS
-from meanflow_lite.networks.presets import build
 from meanflow_lite.objectives import OBJECTIVES, Objective
 from meanflow_lite.objectives.phases import Phases
 from meanflow_lite.paths import LogitNormal, Ordered
@@ -53,6 +52,8 @@ class Settings:
         compile: compile the step with `torch.compile`.
         checkpoint: store fewer activations, compute them twice.
         seed: of every draw; the same seed gives the same run.
+        skip_nonfinite: steps in a row that may be left out because their loss or gradient is not
+            finite; one more ends the run.
     """
 
     network: str = "digits-S"
@@ -83,6 +84,7 @@ class Settings:
     compile: bool = False
     checkpoint: bool = False
     seed: int = 0
+    skip_nonfinite: int = 0
 
     def __post_init__(self) -> None:
         for name, known in (("network", NETWORKS), ("objective", OBJECTIVES)):
@@ -118,9 +120,21 @@ class Settings:
         values = {name: getattr(self, name) for name in shared}
         return TrainConfig(**{**values, "steps": self.count_steps(images)})
 
+    def network_config(self, num_classes: int, shape: tuple[int, ...] | None = None) -> DiTConfig:
+        """Sizes of the network for data with ``num_classes`` labels, of the preset or a shape."""
+        config = NETWORKS[self.network]
+        channels, side = (config.channels, config.image_size) if shape is None else shape[:2]
+        return replace(
+            config,
+            channels=channels,
+            image_size=side,
+            num_classes=num_classes,
+            checkpoint=self.checkpoint,
+        )
+
     def make_network(self, num_classes: int) -> DiT:
         """A fresh network for data with ``num_classes`` labels."""
-        return build(self.network, num_classes=num_classes, checkpoint=self.checkpoint)
+        return DiT(self.network_config(num_classes))
 
     def make_objective(self, num_classes: int) -> Objective:
         """The objective with those of these settings that it knows."""
@@ -154,10 +168,6 @@ class Settings:
     def guidance(self, num_classes: int) -> Guidance:
         """Guidance in training, as these settings have it."""
         return Guidance(num_classes, self.omega, self.kappa, self.t_guided)
-
-    def identity(self) -> dict[str, object]:
-        """What two parts of one run must share: all but how it is computed."""
-        return {k: v for k, v in asdict(self).items() if k not in ("accumulate", "compile")}
 
 
 _IMAGENET = Settings(network="B/2", ema=(0.9999,))

@@ -11,60 +11,91 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from meanflow_lite.training.checkpoint import load_checkpoint, save_checkpoint
+from meanflow_lite.training.checkpoint import load_checkpoint, read_checkpoint, restore
 from meanflow_lite.training.loop import Record, Trainer
+from meanflow_lite.training.saver import Saver, Saving
 
 #: Seconds after which a second Ctrl-C is one: torchrun repeats the one that a terminal sends.
 PATIENCE = 2.0
+#: What asks a run to save and to stop, where the system has it: clusters send TERM, USR1 or XCPU,
+#: a terminal that closes HUP, a person INT.
+SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP", "SIGXCPU")
+    if hasattr(signal, name)
+]
 
 
 class Stopped(SystemExit):
-    """The run was asked to stop (SIGTERM from a cluster, or Ctrl-C) and has saved its state."""
+    """The run was asked to stop (a signal from a cluster, or Ctrl-C) and has saved its state."""
 
 
 def fit(
     trainer: Trainer,
     folder: Path | str,
     run: Mapping[str, object],
-    save_every: int,
-    keep: int = 3,
+    saving: Saving | None = None,
     on_step: Callable[[Record], None] = lambda record: None,
-) -> None:
-    """Train to the end; checkpoints go to ``folder`` every ``save_every`` steps and at the end.
+) -> Saver:
+    """Train to the end; checkpoints go to ``folder`` as ``saving`` says, and at the end.
 
     A checkpoint that is already there has to be loaded before. A change of stage is saved at
-    once: its teacher exists nowhere else.
+    once: its teacher exists nowhere else. Writing goes on beside training, which waits for a copy
+    in memory alone; ``waited`` of the result says how long.
 
     Raises:
-        Stopped: after SIGTERM, with exit code 0, or Ctrl-C, with 130, once a checkpoint is
+        Stopped: after a signal, with exit code 0, or Ctrl-C, with 130, once a checkpoint is
             written. A second Ctrl-C interrupts at once.
-        CheckpointError: if a checkpoint cannot be written.
+        NotWritten: if a checkpoint cannot be written.
+        Diverged: from training, or if the state to be saved is not finite.
     """
     stage = trainer.stage
-    with _on_signals() as asked:
-        for record in trainer.run():
-            on_step(record)
-            stop = _agreed(trainer, asked())
-            ended = trainer.step == trainer.config.steps
-            if stop or ended or trainer.stage != stage or trainer.step % save_every == 0:
-                save_checkpoint(trainer, folder, run, keep)
-                stage = trainer.stage
-            if stop and not ended:
-                raise Stopped(0 if stop == signal.SIGTERM else 128 + stop)
+    saver = Saver(trainer, folder, run, saving or Saving())
+    try:
+        with _on_signals() as asked:
+            for record in trainer.run():
+                on_step(record)
+                stop = _agreed(trainer, asked())
+                ended = trainer.step == trainer.config.steps
+                saver.after_step()
+                if stop or ended or trainer.stage != stage:
+                    saver.save()
+                    stage = trainer.stage
+                if stop and not ended:
+                    saver.finish()
+                    raise Stopped(128 + stop if stop == signal.SIGINT else 0)
+            saver.finish()
+    finally:
+        saver.close()
+    return saver
 
 
 def start(trainer: Trainer, folder: Path | str, run: Mapping[str, object]) -> Path | None:
-    """Load the newest sound checkpoint in ``folder``, if any: ``--resume auto``."""
-    path = load_checkpoint(trainer, folder, run)
-    if trainer.world > 1:
-        steps = torch.tensor([trainer.step, -trainer.step], device=trainer.device)
-        dist.all_reduce(steps, dist.ReduceOp.MAX)
-        if steps[0] != -steps[1]:
+    """Load the newest sound checkpoint in ``folder``, if any: ``--resume auto``.
+
+    The first of several processes decides which; the others read that one.
+    """
+    if trainer.world == 1:
+        return load_checkpoint(trainer, folder, run)
+    path = load_checkpoint(trainer, folder, run) if trainer.rank == 0 else None
+    told = [path]
+    dist.broadcast_object_list(told, device=trainer.device)
+    if trainer.rank > 0 and told[0] is not None:
+        restore(trainer, _seen(told[0]), run, told[0])
+    return told[0]
+
+
+def _seen(path: Path, patience: float = 30.0):
+    """A checkpoint that the first process has read; a network mount may show it late."""
+    end = time.monotonic() + patience
+    while not path.exists():
+        if time.monotonic() > end:
             raise RuntimeError(
-                f"the processes see different checkpoints in {folder} (steps {-int(steps[1])} to "
-                f"{int(steps[0])}): --out must be on a file system that all of them share"
+                f"{path} is not seen by this process: --out must be on a file system that all of "
+                "the processes share"
             )
-    return path
+        time.sleep(0.1)
+    return read_checkpoint(path)
 
 
 def _agreed(trainer: Trainer, asked: int) -> int:
@@ -86,7 +117,7 @@ def _on_signals() -> Iterator[Callable[[], int]]:
             raise KeyboardInterrupt
         received.setdefault(number, now)
 
-    before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+    before = {s: signal.signal(s, note) for s in SIGNALS}
     try:
         yield lambda: max(received, default=0)
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
+import math
 import sys
 import time
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from meanflow_lite.files import append, read_bytes, write_bytes
 from meanflow_lite.training.loop import Record, Trainer
 
 
@@ -52,17 +53,18 @@ class Logger:
         self.records, self.clock = [], time.perf_counter()
         if self.quiet:
             return
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append(self.path, json.dumps(line))
         for name, value in line.items() if self.board else ():
             self.board.add_scalar(name, value, record.step)  # pyright: ignore
         shown = {"velocity_error", "error", "grad_norm", "images_per_second"} & line.keys()
         self.bar.set_postfix({name: f"{line[name]:.3g}" for name in sorted(shown)})
 
     def _line(self) -> dict[str, float | int]:
-        records, last = self.records, self.records[-1]
+        last = self.records[-1]
+        sound = [r for r in self.records if math.isfinite(r.loss) and math.isfinite(r.grad_norm)]
+        skipped, records = len(self.records) - len(sound), sound or self.records
         names = [name for name in last.watch if all(name in r.watch for r in records)]
-        rate = self.trainer.config.batch * len(records) / (time.perf_counter() - self.clock)
+        rate = self.trainer.config.batch * len(self.records) / (time.perf_counter() - self.clock)
         line: dict[str, float | int] = {
             "step": last.step,
             "loss": sum(r.loss for r in records) / len(records),
@@ -72,21 +74,27 @@ class Logger:
             "images_per_second": rate,
             "memory_gib": memory(self.trainer.device),
         }
+        if skipped:
+            line["skipped"] = skipped
         if self.peak:
             line["mfu"] = self.flops * rate / self.peak
         return line
 
     def _drop_lines_after(self, step: int) -> None:
         """A run that goes on from a checkpoint writes the steps since then again."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        self.path.write_text("".join(line + "\n" for line in kept))
+        if not self.path.exists():
+            return
+        lines = read_bytes(self.path).decode("utf-8", "replace").splitlines()
+        steps = [_step_of(line) for line in lines]
+        kept = [line for line, at in zip(lines, steps, strict=True) if at and at <= step]
+        if steps.count(None):
+            self.say(f"{self.path}: {steps.count(None)} damaged lines are left out")
+        write_bytes(self.path, "".join(line + "\n" for line in kept).encode())
 
     def say(self, text: str) -> None:
-        """One line below the bar, from the first process."""
+        """One line on its own, from the first process."""
         if not self.quiet:
-            self.bar.close()
-            print(text, file=sys.stderr)
+            tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
         """End the bar and write what is buffered."""
@@ -95,10 +103,23 @@ class Logger:
             self.board.close()
 
 
+def _step_of(line: str) -> int | None:
+    """The step of a line of the log; None for a line that a crash has cut or mixed."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return step if isinstance(step, int) else None
+
+
 def memory(device: torch.device) -> float:
     """Peak memory of the device, or of the process on a CPU, in GiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 

@@ -30,7 +30,9 @@ class TrainConfig:
     ``batch`` is the whole batch of one optimizer step, over all processes and ``accumulate``
     micro-batches. ``warmup`` counts steps; ``cooldown`` is the share of the run over which the
     learning rate falls linearly to zero at the end (0: constant, as published). ``ema`` holds
-    the rates of the sampling averages; the first is the one that is sampled from.
+    the rates of the sampling averages; the first is the one that is sampled from. So many steps
+    in a row as ``skip_nonfinite`` says may have a loss or gradient that is not finite; they change
+    nothing.
     """
 
     steps: int = 3000
@@ -45,9 +47,11 @@ class TrainConfig:
     bf16: bool = False
     compile: bool = False
     seed: int = 0
+    skip_nonfinite: int = 0
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "batch": 1, "accumulate": 1, "warmup": 0, "seed": 0}
+        least |= {"skip_nonfinite": 0}
         for name, limit in least.items():
             if getattr(self, name) < limit:
                 raise ValueError(f"{name} must be at least {limit}: got {getattr(self, name)}")
@@ -122,7 +126,7 @@ class Trainer:
     ) -> None:
         self.net, self.objective, self.batches, self.config = net, objective, batches, config
         self.teacher = teacher
-        self.step, self.stage = 0, objective.stage(0.0)
+        self.step, self.stage, self.skipped = 0, objective.stage(0.0), 0
         self.rank, self.world = 0, 1
         if dist.is_initialized():
             self.rank, self.world = dist.get_rank(), dist.get_world_size()
@@ -204,16 +208,27 @@ class Trainer:
         parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
         limit = float("inf") if config.clip is None else config.clip
         norm = float(nn.utils.clip_grad_norm_(parameters, limit))
-        if not (math.isfinite(total) and math.isfinite(norm)):
-            raise Diverged(
-                f"the loss is {total} and its gradient's norm {norm} at step {self.step}; the "
-                "weights are those before it. Try a lower learning rate, clip, or no bf16"
-            )
-        self.optimizer.step()
-        for average in (*self.averages, *([self.target] if self.target else [])):
-            average.update(self.net)
+        if math.isfinite(total) and math.isfinite(norm):
+            self.optimizer.step()
+            for average in (*self.averages, *([self.target] if self.target else [])):
+                average.update(self.net)
+            self.skipped = 0
+        else:
+            self._leave_out(total, norm)
         self.step += 1
         return Record(self.step, total, norm, lr, means)
+
+    def _leave_out(self, total: float, norm: float) -> None:
+        """A step that is not finite changes nothing; too many of them in a row end the run."""
+        self.skipped += 1
+        if self.skipped <= self.config.skip_nonfinite:
+            return
+        sound = all(bool(torch.isfinite(p).all()) for p in self.net.parameters())
+        weights = "those before it" if sound else "not finite either: an update overflowed"
+        raise Diverged(
+            f"the loss is {total} and its gradient's norm {norm} at step {self.step}; the weights "
+            f"are {weights}. Try a lower learning rate, clip, or no bf16"
+        )
 
     def _means(self, sums: dict[str, Tensor]) -> dict[str, float]:
         """Means over the whole batch, the same on all processes, so that all see a divergence."""

@@ -147,6 +147,8 @@ def describe(net: Network, found: Found, about: Mapping[str, Any]) -> dict[str, 
         statistics = {"mean": [0.0] * 4, "std": [1 / published.LATENT_SCALE] * 4}
     known = published.of_network(found.name, found.family)
     return {
+        "format": 2,
+        "identity": str(about["sha256"])[:16],
         "imported": {**about, "name": found.name, "published_fid": known and known.fid},
         "config": stored_config(config),
         "num_classes": config.num_classes,
@@ -176,7 +178,8 @@ def write_run(imported: Imported, out: Path | str) -> None:
         raise WeightsError(f"--out {out} exists and is not an empty folder: give another name")
     out.parent.mkdir(parents=True, exist_ok=True)
     with writing_folder(out) as folder:
-        write_tensors(folder / WEIGHTS, imported.net.state_dict())
+        identity = {"identity": imported.info["identity"], "step": "0"}
+        write_tensors(folder / WEIGHTS, imported.net.state_dict(), identity)
         write_json(folder / RUN, imported.info)
 
 
