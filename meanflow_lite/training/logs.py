@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from meanflow_lite.files import append, read_bytes, write_bytes
+from meanflow_lite.files import append, naming, read_bytes, write_bytes
 from meanflow_lite.training.loop import Record, Trainer
 
 
@@ -54,8 +54,9 @@ class Logger:
         if self.quiet:
             return
         append(self.path, json.dumps(line))
-        for name, value in line.items() if self.board else ():
-            self.board.add_scalar(name, value, record.step)  # pyright: ignore
+        with naming(self.path.parent / "tensorboard"):
+            for name, value in line.items() if self.board else ():
+                self.board.add_scalar(name, value, record.step)  # pyright: ignore
         shown = {"velocity_error", "error", "grad_norm", "images_per_second"} & line.keys()
         self.bar.set_postfix({name: f"{line[name]:.3g}" for name in sorted(shown)})
 
@@ -100,7 +101,8 @@ class Logger:
         """End the bar and write what is buffered."""
         self.bar.close()
         if self.board:
-            self.board.close()
+            with naming(self.path.parent / "tensorboard"):
+                self.board.close()
 
 
 def _step_of(line: str) -> int | None:
