@@ -359,7 +359,8 @@ def test_a_full_disk_ends_with_one_line(tmp_path, capfd):
         os._exit(99)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 2
     printed = capfd.readouterr().err
-    assert re.search(r"error: \[Errno 27\] File too large: '.*/(log.jsonl|tensorboard)'", printed), printed
+    said = r"error: \[Errno 27\] File too large: '.*/(log.jsonl|tensorboard)'"
+    assert re.search(said, printed), printed
     assert "free space" not in printed  # which a full disk alone is answered with
 
 
