@@ -6,6 +6,7 @@ Convention, everywhere in this package: ``t = 0`` is data, ``t = 1`` is noise an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -97,8 +98,10 @@ class LogitNormal:
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.std > 0:
+        if not 0 < self.std < math.inf:
             raise ValueError(f"std of a logit-normal law must be positive: got {self.std}")
+        if not math.isfinite(self.mean):
+            raise ValueError(f"mean of a logit-normal law must be finite: got {self.mean}")
 
     def __call__(self, normal: Tensor, uniform: Tensor) -> Tensor:
         """Squash the normal draws, by a function that rounds alike in every row of a tensor."""
@@ -169,12 +172,22 @@ class ToData:
 def count_equal(p_equal: float, n: int) -> int:
     """Number of rows with r = t among ``n``: the share ``p_equal``, rounded.
 
+    A share between 0 and 1 means that there are rows of both kinds, so at least one of each is
+    kept.
+
     ``p_equal`` is the share of *equal* rows: 0.75 means that three rows in four are plain flow
     matching. Other repositories use the same number with the opposite meaning.
     """
     if not 0 <= p_equal <= 1:
         raise ValueError(f"p_equal is a share of rows in [0, 1]: got {p_equal}")
-    return round(p_equal * n)
+    if n == 0 or p_equal in (0, 1):
+        return int(p_equal * n)
+    if n == 1:
+        raise ValueError(
+            f"a batch of one row cannot hold rows with r = t and others: p_equal is {p_equal}. "
+            "Take a batch of at least 2, or p_equal 0 or 1"
+        )
+    return max(1, min(n - 1, round(p_equal * n)))
 
 
 def equal_rows(r: Tensor, t: Tensor, n_equal: int) -> Tensor:

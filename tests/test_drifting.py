@@ -9,6 +9,7 @@ from meanflow_lite.data.batches import FromTensors
 from meanflow_lite.networks import MLP
 from meanflow_lite.objectives import Context, Drifting
 from meanflow_lite.objectives.drifting import drift
+from meanflow_lite.objectives.forces import paired
 from meanflow_lite.randomness import Random
 from meanflow_lite.training import TrainConfig, train
 
@@ -78,15 +79,15 @@ def test_the_force_is_the_published_one(seed, classes, omega, float64):
     x, y = 3 * torch.randn(12, 2, 2) + 1, torch.randint(classes, (12,))
     made = torch.randn(12, 2, 2, requires_grad=True)
     draw, ctx = draw_of(objective, x, y, seed)
-    assert draw.y is not None
+    y = paired(real := y)
     flat = (made.detach().flatten(1), x.flatten(1))
-    force, sigma = plain_force(*flat, draw.y, y, objective.radii, omega, objective.floor)
+    force, sigma = plain_force(*flat, y, real, objective.radii, omega, objective.floor)
     loss = objective(placed(made), draw, ctx)
     torch.testing.assert_close(loss.per_sample.detach(), force.square().mean(1))
     (gradient,) = torch.autograd.grad(loss.per_sample.sum(), made)
     torch.testing.assert_close(gradient.flatten(1), -2 * force / sigma / 4)
     # the controls: neither the floor nor the weight of the guidance is without effect
-    other = plain_force(*flat, draw.y, y, objective.radii, omega + 0.5, 1e-3)[0]
+    other = plain_force(*flat, y, real, objective.radii, omega + 0.5, 1e-3)[0]
     assert not torch.allclose(other, force, rtol=1e-3)
 
 
@@ -125,7 +126,6 @@ def test_a_step_brings_each_class_nearer_to_its_own_data(seed, float64):
     x, made = center[y] + 0.1 * torch.randn(32, 2), 0.1 * torch.randn(32, 2)
     made.requires_grad_()
     draw, ctx = draw_of(Drifting(), x, y, seed)
-    assert torch.equal(draw.y, y)
     (gradient,) = torch.autograd.grad(Drifting()(placed(made), draw, ctx).per_sample.sum(), made)
     for c in range(2):
         step = -gradient[y == c].mean(0)
@@ -144,7 +144,7 @@ def test_guidance_pushes_away_from_the_other_classes(seed, float64):
         objective = Drifting(radii=(0.2,), omega=omega)
         draw, ctx = draw_of(objective, x, y, seed)
         loss = objective(placed(made), draw, ctx).per_sample.sum()
-        return -torch.autograd.grad(loss, made)[0][draw.y == 0].mean(0)[0]
+        return -torch.autograd.grad(loss, made)[0][y == 0].mean(0)[0]
 
     assert mean_step(3.0) > max(0, mean_step(1.0) + 0.3)
 
@@ -178,13 +178,13 @@ def test_no_label_is_generated_alone_and_each_has_data(seed):
     for n in (2, 3, 4, 7, 32):
         for classes in (1, 2, 5, 100):
             y = torch.randint(classes, (n,))
-            draw, _ = draw_of(Drifting(), torch.randn(n, 2), y, seed)
-            assert draw.y is not None
-            same = draw.y[:, None] == draw.y
-            assert (same.sum(1) >= 2).all()
-            assert (draw.y[:, None] == draw.extra["real"]).any(1).all()
+            made = paired(y)
+            assert ((made[:, None] == made).sum(1) >= 2).all()
+            assert (made[:, None] == y).any(1).all()
             kept = (y[:, None] == y).sum(1) > 1
-            assert torch.equal(draw.y[kept], y[kept])
+            assert torch.equal(made[kept], y[kept])
+            order = torch.randperm(n)
+            assert torch.equal(paired(y[order]), made[order])
 
 
 @pytest.mark.parametrize(

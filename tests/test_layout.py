@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -182,3 +184,15 @@ def test_the_book_lists_every_page_once():
 def test_links_of_the_book_are_links():
     assert (ROOT / "book" / "_config.yml").resolve() == ROOT / "_config.yml"
     assert (ROOT / "book" / "notebooks").resolve() == ROOT / "notebooks"
+
+
+def test_five_names_at_the_top_are_resolved_lazily():
+    code = (
+        "import sys, meanflow_lite as m\n"
+        "assert 'torch' not in sys.modules, 'the import itself is light'\n"
+        "assert set(m.__all__) <= set(dir(m)) and len(m.__all__) == 5\n"
+        "from meanflow_lite import MeanFlow, integrate, load, sample, train\n"
+        "assert MeanFlow().loss and all(map(callable, (integrate, load, sample, train)))\n"
+        "assert not hasattr(m, 'nothing')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -30,8 +30,10 @@ class Gaussian:
                 f"mean and std must both be [D]: got {tuple(self.mean.shape)} "
                 f"and {tuple(self.std.shape)}"
             )
-        if not bool((self.std > 0).all() & self.mean.isfinite().all()):
-            raise ValueError(f"mean must be finite and std positive: got {mean} and {std}")
+        if not bool((self.std > 0).all() & (self.mean + self.std).isfinite().all()):
+            raise ValueError(
+                f"mean must be finite, and std positive and finite: got {mean} and {std}"
+            )
         self.dim = len(self.mean)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, None]:

@@ -13,6 +13,18 @@ from meanflow_lite.fields.solver import solve_average
 from meanflow_lite.paths import bcast
 
 
+def _classes(labels: Tensor, k: int) -> Tensor:
+    """``labels`` as ``[K]`` classes 0, 1, ... without a gap, or ``ValueError``."""
+    if labels.shape != (k,) or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(
+            f"labels must be [K] = [{k}] whole numbers: got {tuple(labels.shape)} of {labels.dtype}"
+        )
+    found = labels.unique().tolist()
+    if found != list(range(len(found))):
+        raise ValueError(f"labels number the classes from 0 without a gap: got {found}")
+    return labels.long()
+
+
 class GaussianMixture:
     r"""Data :math:`x \sim \sum_k w_k N(\mu_k, s_k^2 I)` in any dimension, under the linear path.
 
@@ -44,17 +56,16 @@ class GaussianMixture:
             )
         if not bool((self.weights > 0).all() & (self.weights.sum() - 1).abs().lt(1e-6)):
             raise ValueError(f"weights must be positive and sum to 1: got {self.weights.tolist()}")
-        if not bool((self.stds > 0).all() & self.means.isfinite().all()):
-            raise ValueError("means must be finite and stds positive")
+        finite = self.means.isfinite().all() & self.stds.isfinite().all()
+        if not bool((self.stds > 0).all() & finite):
+            raise ValueError("means must be finite, and stds positive and finite")
         self.dim = self.means.shape[1]
         # One number stands for equal widths: then variances are [B, 1] and not [B, K].
         same = bool((self.stds == self.stds[0]).all())
         self._data_var = self.stds[:1] ** 2 if same else self.stds**2
         self.steps = steps
-        self.labels = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
+        self.labels = None if labels is None else _classes(torch.as_tensor(labels), k)
         self.num_classes = None if self.labels is None else int(self.labels.max()) + 1
-        if self.labels is not None and self.labels.shape != (k,):
-            raise ValueError(f"labels must be [K] = [{k}]: got {tuple(self.labels.shape)}")
 
     def sample(
         self, n: int, generator: torch.Generator | None = None

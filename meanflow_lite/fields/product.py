@@ -59,8 +59,8 @@ class ProductMixture:
             raise ValueError(
                 f"weights must be >= 0 and each row sum to 1: got sums {sums.tolist()}"
             )
-        if not bool((self.stds > 0).all() & self.means.isfinite().all()):
-            raise ValueError("means must be finite and stds positive")
+        if not bool((self.stds > 0).all() & (self.means + self.stds).isfinite().all()):
+            raise ValueError("means must be finite, and stds positive and finite")
         self.dim = len(self.weights)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, None]:

@@ -11,6 +11,7 @@ from the teacher. Not a flow map: an exact student is pulled away.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -18,11 +19,11 @@ from torch import Tensor, nn
 
 from meanflow_lite.fields import Field
 from meanflow_lite.losses import squared_error
-from meanflow_lite.objectives.base import TO_DATA, Context, Domain, Draw, Loss
+from meanflow_lite.objectives.base import TO_DATA, Context, Domain, Draw, InOneLine, Loss
 from meanflow_lite.paths import bcast, interpolate
 
 
-class AdversarialDistillation(nn.Module):
+class AdversarialDistillation(InOneLine, nn.Module):
     """Two players in one loss, kept apart by detaching. ``discriminator(x, y)`` returns ``[B]``,
     ``distill`` is lambda, ``penalty`` gamma, ``lr_scale`` the discriminator's learning rate over
     the generator's.
@@ -40,6 +41,11 @@ class AdversarialDistillation(nn.Module):
         lr_scale: float = 1.0,
     ) -> None:
         super().__init__()
+        if not times or not all(0 < t <= 1 for t in times):
+            raise ValueError(f"times of the student lie in (0, 1]: got {times}")
+        for name, value in (("distill", distill), ("penalty", penalty), ("lr_scale", lr_scale)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a finite number of at least 0: got {value}")
         self.distill, self.penalty, self.lr_scale, self.times = distill, penalty, lr_scale, times
         self.discriminator = discriminator
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from meanflow_lite.domains import (
     ANY,
@@ -24,9 +24,11 @@ from meanflow_lite.domains import (
     dyadic,
     trained,
 )
-from meanflow_lite.fields import Field
+from meanflow_lite.fields import Field, as_field
+from meanflow_lite.objectives.settings import check_fit
 from meanflow_lite.paths import TimeLaw, conditional_velocity, interpolate
 from meanflow_lite.randomness import Random
+from meanflow_lite.samplers import check_labels
 
 __all__ = [
     "ANY",
@@ -36,6 +38,7 @@ __all__ = [
     "Context",
     "Domain",
     "Draw",
+    "InOneLine",
     "Loss",
     "Objective",
     "SingleStage",
@@ -183,7 +186,49 @@ class Objective(Protocol):
         ...
 
 
-class SingleStage:
+class InOneLine:
+    """``objective.loss(net, x, y)``: a step's loss in one line, for a loop of one's own."""
+
+    def loss(
+        self: Any,
+        net: nn.Module | Field,
+        x: Tensor,
+        y: Any = None,
+        *,
+        seed: int | torch.Generator | None = None,
+        progress: float = 0.0,
+        u_ema: nn.Module | Field | None = None,
+        teacher: nn.Module | Field | None = None,
+    ) -> Float[Tensor, ""]:
+        """The mean loss of one batch, noise and times drawn here: call ``backward()`` on it.
+
+        ``net`` is called ``net(z, r, t, y)``, or ``net(z, r, t)`` if it knows no labels.
+        ``seed`` makes the draws those of one step (default: PyTorch's own generator chooses it);
+        ``progress`` in [0, 1] is the share of training done, for methods that change on the way;
+        ``u_ema`` is the moving average that some targets use (default: the network), and
+        ``teacher`` what a distillation starts from. Shapes: ``x`` ``[B, *data]``; ``y`` ``[B]``,
+        a list, or None.
+
+        Raises:
+            ValueError: if the batch is empty or no floating point, labels do not fit, or network
+                and objective do not (see `check_fit`).
+        """
+        if not len(x) or not x.is_floating_point():
+            raise ValueError(f"a batch has rows of floating point: got {tuple(x.shape)}, {x.dtype}")
+        if not 0 <= progress <= 1:
+            raise ValueError(f"progress is the share of training done, in [0, 1]: got {progress}")
+        y = check_labels(y, len(x), net)
+        check_fit(self, net, y is not None)
+        if not isinstance(seed, int):
+            seed = int(torch.randint(2**62, (), generator=seed, device="cpu"))
+        u, average = as_field(net), as_field(net if u_ema is None else u_ema)
+        taught = None if teacher is None else as_field(teacher)
+        ctx = Context(average, taught, torch.tensor(progress, device="cpu"), Random(seed))
+        draw = self.draw(x, None if y is None else y.to(x.device), ctx)
+        return self(u, draw, replace(ctx, random=None)).per_sample.mean()
+
+
+class SingleStage(InOneLine):
     """The common case: one stage, and no moving average in the targets."""
 
     target_ema: float | None = None

@@ -61,29 +61,30 @@ class Drifting(SingleStage):
             raise ValueError(f"floor is an affinity in [0, 1): got {self.floor}")
 
     def draw(self, x: Tensor, y: Tensor | None, ctx: Context) -> Draw:
-        """Draw eps; the only jump is from 1 to 0. ``y`` are the labels to generate."""
+        """Draw eps; the only jump is from 1 to 0."""
         if len(x) < 2:
             raise ValueError("drifting compares the rows of a batch: it needs two or more")
         if y is None and self.omega != 1:
             raise ValueError("guidance needs labels y: got None")
         eps = ctx.normal(x)
         one = eps.new_ones(len(x))
-        extra = {} if y is None else {"real": y}
-        labels = None if y is None else paired(y)
-        return Draw(x, labels, eps, torch.zeros_like(one), one, extra=extra)
+        return Draw(x, y, eps, torch.zeros_like(one), one)
 
     def __call__(self, u: Field, draw: Draw, ctx: Context) -> Loss:
         """The loss is the squared force: its gradient, not its size, says where to go."""
-        made = draw.eps - u(draw.eps, draw.r, draw.t, draw.y)
+        first = dist.get_rank() * len(draw.x) if dist.is_initialized() else 0
+        mine = slice(first, first + len(draw.x))
+        real = everywhere(torch.zeros_like(draw.t).long() if draw.y is None else draw.y)
+        y = real if draw.y is None else paired(real)  # what is generated
+        made = draw.eps - u(draw.eps, draw.r, draw.t, None if draw.y is None else y[mine])
         here, data = everywhere(made.detach().flatten(1).to(draw.x)), everywhere(draw.x.flatten(1))
-        labels = (draw.y, draw.extra["real"]) if draw.y is not None and classes_of(u) != 0 else None
-        y, real = (everywhere(which) for which in labels or (draw.t, draw.t))
+        if classes_of(u) == 0:
+            y = real = torch.zeros_like(y)
         force, sigma, raw = self.force(here, data, y, real)
-        first = dist.get_rank() * len(made) if dist.is_initialized() else 0
-        own = force[first : first + len(made)].view_as(made)
+        own = force[mine].view_as(made)
         scaled = made / sigma
         error = squared_error(scaled, scaled.detach() + own) / here.shape[1]
-        return Loss(error, {"drift": raw[first : first + len(made)]})
+        return Loss(error, {"drift": raw[mine]})
 
     @torch.no_grad()
     def force(

@@ -38,13 +38,17 @@ def drift(
 
 
 def paired(y: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
-    """``y`` with no label that only one row has: such rows take that of another one by pairs."""
-    alone = ((y[:, None] == y).sum(1) == 1).nonzero()[:, 0]
-    pairs = y.clone()
-    pairs[alone[1::2]] = y[alone[: 2 * (len(alone) // 2) : 2]]
-    if len(alone) % 2:  # the one left over joins the row before it (row 0 the last)
-        pairs[alone[-1]] = pairs[alone[-1] - 1]
-    return pairs
+    """``y`` with no label that only one row has: such rows take the label of another one.
+
+    In the order of their labels, each second one joins the one before it, and one that is left
+    over joins the smallest. So the order of the rows does not matter, nor their place.
+    """
+    alone = (y[:, None] == y).sum(1) == 1
+    ordered, order = torch.where(alone, y, torch.iinfo(y.dtype).max).sort()
+    rank = torch.empty_like(order).scatter(0, order, torch.arange(len(y), device=y.device))
+    pairs = torch.where(alone & (rank % 2 == 1), ordered[(rank - 1).clamp(min=0)], y)
+    left = alone & (rank == alone.sum() - 1) & (alone.sum() % 2 == 1)
+    return torch.where(left, torch.where(left, y.max(), pairs).min(), pairs)
 
 
 def logsumexp_by(groups: Int[Tensor, " m"], values: Float[Tensor, " m n"]) -> Float[Tensor, " m n"]:

@@ -18,12 +18,12 @@ from torch import Tensor
 from meanflow_lite.fields import Field
 from meanflow_lite.guidance import LabelDropout
 from meanflow_lite.losses import squared_error
-from meanflow_lite.objectives.base import ONE_JUMP, Context, Domain, Draw, Loss
+from meanflow_lite.objectives.base import ONE_JUMP, Context, Domain, Draw, InOneLine, Loss
 from meanflow_lite.paths import bcast
 
 
 @dataclass(frozen=True)
-class ProgressiveDistillation:
+class ProgressiveDistillation(InOneLine):
     """``halvings`` stages of equal length; what is left at the end is the jump from 1 to 0."""
 
     halvings: int = 5

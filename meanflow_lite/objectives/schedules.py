@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,14 @@ class Sigmoid:
     gamma: float = 25.0
     snap: float = 5e-3
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end <= 1:
+            raise ValueError(f"0 <= start < end <= 1 is needed: got {self.start} and {self.end}")
+        if not 0 < self.gamma < math.inf:
+            raise ValueError(f"gamma must be a positive number: got {self.gamma}")
+        if not 0 <= self.snap < 0.5:
+            raise ValueError(f"snap is a distance in [0, 0.5): got {self.snap}")
+
     def __call__(self, progress: float) -> float:
         """Alpha at a share of training."""
         at = self.gamma * (progress - (self.start + self.end) / 2) / (self.end - self.start)
@@ -32,6 +41,10 @@ class Constant:
     """The same ``alpha`` throughout: for study."""
 
     alpha: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha is a share in [0, 1]: got {self.alpha}")
 
     def __call__(self, progress: float) -> float:
         """Return ``alpha``."""
