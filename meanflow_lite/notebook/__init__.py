@@ -1,6 +1,6 @@
 """What chapters use: figures with alt text, static sliders, checked exercises, cited numbers."""
 
-from meanflow_lite.notebook.claims import all_published, published, results, settings
+from meanflow_lite.notebook.claims import all_published, published, results, runs, settings
 from meanflow_lite.notebook.exercises import EXERCISES, Exercise, Verdict, check, exercise
 from meanflow_lite.notebook.figures import numbered, setup, show
 from meanflow_lite.notebook.live import live
@@ -34,6 +34,7 @@ __all__ = [
     "predict",
     "published",
     "results",
+    "runs",
     "say",
     "score",
     "settings",

@@ -74,3 +74,17 @@ def results(name: str) -> dict[str, Any]:
         known = sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".json"))
         raise KeyError(f"no result is called {name!r}; there are {known}")
     return json.loads(path.read_text("utf-8"))
+
+
+def runs(name: str, **cell: Any) -> list[dict[str, Any]]:
+    """The runs of a result whose ``cell`` has these values: ``runs("ablations", toy="ring")``.
+
+    Raises:
+        KeyError: if no run fits, with the settings that there are.
+    """
+    every = results(name)["cells"]
+    found = [run for run in every if cell.items() <= run["cell"].items()]
+    if not found:
+        known = {key: sorted({str(run["cell"][key]) for run in every}) for key in cell}
+        raise KeyError(f"no run of {name!r} fits {cell}; there are {known}")
+    return found

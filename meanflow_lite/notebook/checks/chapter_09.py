@@ -1,4 +1,4 @@
-"""Exercises of chapter 09: one training step."""
+"""Exercises of chapter 09: a row by hand, one training step, the anchors of joint training."""
 
 from __future__ import annotations
 
@@ -74,4 +74,33 @@ exercise(
     },
     praise="Right: one call for value and derivative, and a target without a gradient.",
     hint="The target is v - (t - r) du/dt, with the tangent (v, 0, 1).",
+)
+
+
+exercise(
+    "09-row",
+    use=lambda answer: float(answer),
+    right=1.0,
+    mistakes={
+        "That is v itself: the derivative along the path is missing.": 2.0,
+        "The sign of the derivative is wrong: the target is v minus (t - r) du/dt.": 3.0,
+        "The factor t - r is missing: it is one half here.": 0.0,
+        "That is what the network says now; the question is about the target.": 1.5,
+    },
+    praise="Right: v = 2, du/dt = a v = 2, and 2 - 2 / 2 = 1.",
+    hint="v = eps - x; u = a z changes along the path at the rate a v.",
+)
+
+
+exercise(
+    "09-anchors",
+    use=lambda share: float(share),
+    right=0.5,
+    mistakes={
+        "With no row at r = t nothing says what the velocity is: the objective refuses it.": 0.0,
+        "A quarter is not enough: look at its error after 200 updates, it runs away.": 0.25,
+        "Three quarters work, and so does a smaller share.": 0.75,
+    },
+    praise="Right: below one half the network chases its own velocity.",
+    hint="The share is one of 0, 0.25, 0.5 and 0.75.",
 )

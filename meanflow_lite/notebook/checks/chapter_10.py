@@ -1,4 +1,4 @@
-"""Exercises of chapter 10: three suspects."""
+"""Exercises of chapter 10: targets by hand, and three suspects."""
 
 from __future__ import annotations
 
@@ -22,19 +22,34 @@ SUSPECTS: dict[int, MeanFlow] = {
 
 
 exercise(
+    "10-multiples",
+    use=lambda answer: [float(number) for number in answer],
+    right=(1.0, 0.0),
+    mistakes={
+        "The sign has nothing to act on: du/dt is zero for data in one point.": (2.0, 0.0),
+        "E's derivative is (du/dz) v = u / t, and t times it is taken off v = u.": (1.0, 1.0),
+        "The two are exchanged.": (0.0, 1.0),
+        "The second target is v minus (t - r) du/dt, with a minus.": (1.0, 2.0),
+    },
+    praise="Right: a sign error does not show here at all, so one easy data set is not enough.",
+    hint="Here v = u = (z - m) / t, so (du/dz) v = u / t and the total derivative is zero.",
+)
+
+
+exercise(
     "10-suspects",
-    right=("wrong sign", "missing stop-gradient", "tangent order"),
+    right=("sign", "stop-gradient", "tangent order"),
     mistakes={
         "One and three are exchanged: the order moves the 1 from t to r, the sign turns all of "
-        "them.": ("tangent order", "missing stop-gradient", "wrong sign"),
+        "them.": ("tangent order", "stop-gradient", "sign"),
         "Three sees the moving state (1 for u = z), so it is not the partial derivative.": (
-            "wrong sign",
-            "missing stop-gradient",
+            "sign",
+            "stop-gradient",
             "partial derivative",
         ),
         "One and two are exchanged: only two has a target that carries a gradient.": (
-            "missing stop-gradient",
-            "wrong sign",
+            "stop-gradient",
+            "sign",
             "tangent order",
         ),
     },

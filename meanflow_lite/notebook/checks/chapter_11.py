@@ -1,47 +1,22 @@
-"""Exercises of chapter 11: the adaptive weight, what it minimizes, and how the bias shrinks."""
+"""Exercises of chapter 11: the constant of the weight, what the weight learns, three logs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
-from torch import Tensor
-
 from meanflow_lite.notebook.exercises import exercise
 
-_ERROR = torch.tensor([0.2, 3.0, 40.0], dtype=torch.float64)
-
-
-_NOISE = torch.tensor([-1.0, -1.0, -0.5, 0.5, 2.0], dtype=torch.float64)
-
-
-def _value_and_gradient(weighted_loss: Callable[[Tensor, float, float], Tensor]) -> Tensor:
-    error = _ERROR.clone().requires_grad_()
-    loss = weighted_loss(error, 0.75, 0.1)
-    (slope,) = torch.autograd.grad(loss.sum(), error, allow_unused=True)
-    return torch.cat([loss.detach().reshape(-1), slope.reshape(-1)])
-
-
 exercise(
-    "11-weight",
-    use=_value_and_gradient,
-    right=lambda error, p, c: error / (error.detach() + c) ** p,
+    "11-constant",
+    use=lambda answer: float(answer),
+    right=0.01,
     mistakes={
-        "The values are right, the gradient is not: the weight must be detached. As it stands, the "
-        "gradient at p = 1 is c / (l + c)^2 and vanishes.": lambda error, p, c: (
-            error / (error + c) ** p
-        ),
-        "The constant stands outside the power: the weight is (l + c)^-p.": lambda error, p, c: (
-            error / (error.detach() ** p + c)
-        ),
-        "This is the weight at p = 1, whatever p is.": lambda error, p, c: (
-            error / (error.detach() + c)
-        ),
-        "The weight multiplies instead of dividing.": lambda error, p, c: (
-            error * (error.detach() + c) ** p
-        ),
+        "The row with the smallest error decides: 0.5 / (0.5 + 0.1) is five sixths.": 0.1,
+        "That is enough, and a larger power of ten is too.": 0.001,
+        "That is the bound; the largest power of ten below it is asked for.": 0.5 / 0.95 - 0.5,
+        "With c = 1 the smallest row prints one third.": 1.0,
     },
-    praise="Right: the value is nearly constant, the gradient is not.",
+    praise="Right: 0.5 / 0.51 is more than 0.98, and with ten times as much it is 0.83.",
+    tolerance=1e-4,
+    hint="A row prints l / (l + c): which row is the first to fall below 0.95?",
 )
 
 
@@ -66,21 +41,26 @@ exercise(
 
 
 exercise(
-    "11-bias",
-    use=lambda bias_of: torch.stack([bias_of(_NOISE, 1.0, 4), bias_of(_NOISE, 0.5, 16)]),
-    right=lambda e, p, dimension: -p / dimension * (e**3).mean() / (e**2).mean(),
+    "11-logs",
+    use=lambda names: [str(dict(names)[k]).strip().lower() for k in "ABC"],
+    right={"A": "frozen", "B": "explodes", "C": "learns"},
     mistakes={
-        "The sign: a long tail to the right is forgiven, so the estimate moves left.": (
-            lambda e, p, dimension: p / dimension * (e**3).mean() / (e**2).mean()
-        ),
-        "This is the skewness, divided by the power 3/2 of the variance; the bias has the units of "
-        "a velocity.": lambda e, p, dimension: (
-            -p / dimension * (e**3).mean() / (e**2).mean() ** 1.5
-        ),
-        "The power p is missing.": lambda e, p, dimension: (
-            -(e**3).mean() / (e**2).mean() / dimension
-        ),
-        "The dimension is missing.": lambda e, p, dimension: -p * (e**3).mean() / (e**2).mean(),
+        "A's error does not move at all between the first update and the last: it is frozen.": {
+            "A": "learns",
+            "B": "explodes",
+            "C": "frozen",
+        },
+        "B's error grows far beyond where it started: nothing is learned there.": {
+            "A": "frozen",
+            "B": "learns",
+            "C": "explodes",
+        },
+        "A and B are exchanged: an error that grows explodes, one that stays is frozen.": {
+            "A": "explodes",
+            "B": "frozen",
+            "C": "learns",
+        },
     },
-    praise="Right: the third moment over the second, times p over D.",
+    praise="Right: the printed loss is the same for all three, the unweighted error is not.",
+    hint="Compare the first and the last unweighted error of each run.",
 )
