@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from meanflow_lite.domains import INSTANT, Domain, classes_of, domain_of
-from meanflow_lite.fields import Field
+from meanflow_lite.fields import Field, field_rows, resting
 from meanflow_lite.paths import bcast
 
 
@@ -69,14 +69,25 @@ def guided_velocity(
     evaluated only where it is missing and kappa is not the number 0. Shapes: ``z, v``
     ``[B, *data]``; ``t, y`` ``[B]``; the scales are numbers or ``[B]``.
     """
-    with torch.no_grad():
-        guided = y != null
-        without = u(z, t, t, torch.full_like(y, null))
-        shift = _rows(omega, z) * (v - without)
-        if not (isinstance(kappa, float) and kappa == 0):
-            own = u(z, t, t, y) if own is None else own
-            shift = shift + _rows(kappa, z) * (own - without)
-        return torch.where(bcast(guided, z), without + shift, v)
+    without = resting(u, z, t, t, torch.full_like(y, null))
+    if own is None and not (isinstance(kappa, float) and kappa == 0):
+        own = resting(u, z, t, t, y)
+    return _mixed(v, without, own, y != null, omega, kappa)
+
+
+@torch.no_grad()
+def _mixed(
+    v: Tensor,
+    without: Tensor,
+    own: Tensor | None,
+    guided: Tensor,
+    omega: float | Tensor,
+    kappa: float | Tensor,
+) -> Tensor:
+    shift = _rows(omega, v) * (v - without)
+    if own is not None:
+        shift = shift + _rows(kappa, v) * (own - without)
+    return torch.where(bcast(guided, v), without + shift, v)
 
 
 def _rows(scale: float | Tensor, z: Tensor) -> float | Tensor:
@@ -160,15 +171,43 @@ class Guidance:
     ) -> Float[Tensor, " b *d"]:
         """:func:`guided_velocity` with these settings, in the rows whose t is in the interval.
 
-        ``scale`` are effective scales of the rows, in place of that of the settings.
+        ``own`` is u(z, t, t | y) where it is known; ``scale`` are effective scales of the rows, in
+        place of that of the settings.
         """
         if y is None:
             raise ValueError("guidance needs labels y: got None")
+        without, computed = self.references(u, z, t, y, 0 if own is None else len(z))
+        return self.mix(v, without, computed if own is None else own, t, y, scale)
+
+    def references(
+        self, u: Field, z: Tensor, t: Tensor, y: Tensor, n: int = 0
+    ) -> tuple[Tensor, Tensor | None]:
+        r""":math:`u(z,t,t \mid \varnothing)` of all rows and :math:`u(z,t,t \mid y)` of rows n on.
+
+        One pass, without a graph and in evaluation mode; the second only where kappa asks for it.
+        """
+        null = torch.full_like(y, self.null)
+        if self.kappa == 0 or n == len(z):
+            return resting(u, z, t, t, null), None
+        rows = torch.arange(len(z), device=z.device)
+        rows = torch.cat([rows, rows[n:]])
+        both = resting(field_rows(u, rows), z[rows], t[rows], t[rows], torch.cat([null, y[n:]]))
+        return both[: len(z)], both[len(z) :]
+
+    def mix(
+        self,
+        v: Tensor,
+        without: Tensor,
+        own: Tensor | None,
+        t: Tensor,
+        y: Tensor,
+        scale: Tensor | None = None,
+    ) -> Tensor:
+        """The guided v of rows whose :meth:`references` are known, v in rows that have none."""
         low, high = self.interval
-        on = (t >= low) & (t <= high)
-        y = torch.where(on, y, self.null)
+        guided = (y != self.null) & (t >= low) & (t <= high)
         omega = self.omega if scale is None else scale * (1 - self.kappa)
-        return guided_velocity(u, z, t, v, y, self.null, omega, self.kappa, own)
+        return _mixed(v, without, own if self.kappa else None, guided, omega, self.kappa)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import jvp
 
-from meanflow_lite.fields import Field
+from meanflow_lite.fields import Field, field_rows
 from meanflow_lite.paths import bcast
 
 Tangent = tuple[float, float, float]
+Pair = tuple[Tensor, Tensor]
 
 #: Multiples of ``(v, 1, 1)`` on ``(z, r, t)``. ``"v01"`` is the total derivative; the next three
 #: are the wrong ones of Table 1b of the paper; ``"001"`` is the partial derivative in t.
@@ -33,8 +34,17 @@ TANGENTS: dict[str, Tangent] = {
     "001": (0.0, 0.0, 1.0),
 }
 
-#: ``(u, z, r, t, v, y) -> (u(z, r, t), its derivative)``
+#: ``(u, z, r, t, v, y) -> (u(z, r, t), its derivative)``, of the last rows if ``v`` has fewer
 Derivative = Callable[..., tuple[Tensor, Tensor]]
+
+
+def in_float32(like: Tensor) -> torch.autocast:
+    """A region without autocast, for a difference that is divided by a small number.
+
+    In bfloat16 an output is right to three digits; the difference of two outputs over
+    :math:`t - s = 1/1024` is then right to none.
+    """
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def directional_derivative(
@@ -52,32 +62,58 @@ def directional_derivative(
     r""":math:`\left(u,\ \partial_z u\,\dot z + \partial_r u\,\dot r + \partial_t u\,\dot t\right)`.
 
     One forward-mode pass gives both. Gradients flow through both, or with ``detach`` through the
-    first alone: a field with a method ``forward_with_tangent`` (the DiT) then records no graph
+    first alone: a field with a method ``forward_with_tangent`` (MLP, DiT) then records no graph
     for its tangents, which is cheaper and gives the same numbers.
-    Shapes: states and tangents ``[B, *data]``, times ``[B]``; returns two ``[B, *data]``.
+    Shapes: ``z`` ``[B, *data]``, ``r, t`` ``[B]``; the tangents ``dz, dr, dt`` belong to the last
+    k rows, ``[k, *data]`` and ``[k]`` with k <= B. Returns the value ``[B, *data]`` and the
+    derivative ``[k, *data]``. Rows in front of the last k pay for no derivative.
 
     Raises:
         ValueError: if a shape does not match, or the field returns another shape than ``z``.
     """
-    if dz.shape != z.shape:
+    _check_shapes(z, r, t, dz)
+    fast = getattr(u, "forward_with_tangent", None) if detach else None
+    if fast is not None:
+        value, derivative = fast(z, r, t, dz, dr, dt, y)
+    else:
+
+        def pushed(u: Field, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None) -> Pair:
+            return jvp(lambda z, r, t: u(z, r, t, y), (z, r, t), (dz, dr, dt))[:2]
+
+        value, derivative = _last_rows(pushed, len(dz), u, z, r, t, y)
+    if value.shape != z.shape:
         raise ValueError(
-            f"the tangent of z must have the shape of z: got {tuple(dz.shape)} for {tuple(z.shape)}"
+            f"a field returns the shape of its state {tuple(z.shape)}: got {tuple(value.shape)}"
+        )
+    return value, derivative.detach() if detach else derivative
+
+
+def _check_shapes(z: Tensor, r: Tensor, t: Tensor, dz: Tensor) -> None:
+    if dz.shape[1:] != z.shape[1:] or len(dz) > len(z):
+        raise ValueError(
+            "the tangent of z must have the shape of z, or of its last rows: got "
+            f"{tuple(dz.shape)} for {tuple(z.shape)}"
         )
     for name, time in (("r", r), ("t", t)):
         if time.shape != z.shape[:1]:
             raise ValueError(
                 f"{name} must have shape [B] = [{z.shape[0]}]: got {tuple(time.shape)}"
             )
-    fast = getattr(u, "forward_with_tangent", None) if detach else None
-    if fast is not None:
-        value, derivative = fast(z, r, t, dz, dr, dt, y)
-    else:
-        value, derivative = jvp(lambda z, r, t: u(z, r, t, y), (z, r, t), (dz, dr, dt))[:2]
-    if value.shape != z.shape:
-        raise ValueError(
-            f"a field returns the shape of its state {tuple(z.shape)}: got {tuple(value.shape)}"
-        )
-    return value, derivative.detach() if detach else derivative
+
+
+def _last_rows(
+    rule: Callable[..., Pair], k: int, u: Field, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None
+) -> Pair:
+    """Value of all rows and derivative of the last ``k``, by a rule that gives both of its rows."""
+    n = len(z) - k
+    if n == 0:
+        return rule(u, z, r, t, y)
+    plain, last = slice(None, n), slice(n, None)
+    value = field_rows(u, plain)(z[plain], r[plain], t[plain], None if y is None else y[plain])
+    own, derivative = rule(
+        field_rows(u, last), z[last], r[last], t[last], None if y is None else y[last]
+    )
+    return torch.cat([value, own]), derivative
 
 
 def total_derivative(
@@ -97,7 +133,7 @@ def total_derivative(
     and the wrong ones that chapters 5 to 8 study. Shapes: as :func:`directional_derivative`.
     """
     a, b, c = tangent
-    dr, dt = torch.full_like(r, b), torch.full_like(t, c)
+    dr, dt = (torch.full_like(time[len(z) - len(v) :], w) for time, w in ((r, b), (t, c)))
     return directional_derivative(u, z, r, t, a * v, dr, dt, y, detach=detach)
 
 
@@ -133,8 +169,9 @@ def finite_difference(
 
     Order 1: :math:`(u_0 - u_1)/\delta`; order 2: :math:`(3u_0 - 4u_1 + u_2)/2\delta`, where
     :math:`u_k` is taken at :math:`(z - k\delta v, r, t - k\delta)`. The step is cut so that no
-    evaluation leaves
-    ``[r, t]``; rows with r = t return zero, as their derivative is multiplied by t - r.
+    evaluation leaves ``[r, t]``; rows with r = t return zero, as their derivative is multiplied
+    by t - r. Fewer rows of ``v`` are those of the last rows, as in :func:`directional_derivative`;
+    these are evaluated in float32, also under autocast (see :func:`in_float32`).
     Two or three evaluations; ``v`` is pushed *through* the field, so a conditional velocity
     in place of the marginal one leaves a bias (chapter 6). With ``detach`` the derivative
     carries no gradient, and the shifted evaluations record none.
@@ -143,18 +180,24 @@ def finite_difference(
         raise ValueError(f"order must be 1 or 2: got {order}")
     if not step > 0:
         raise ValueError(f"step must be positive: got {step}")
-    delta = torch.clamp((t - r) / order, max=step)
-    safe = torch.where(delta > 0, delta, 1.0)
 
-    def at(k: int) -> Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
-            return u(z - k * bcast(delta, z) * v, r, t - k * delta, y)
+    def differences(u: Field, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None) -> Pair:
+        delta = torch.clamp((t - r) / order, max=step)
+        safe = bcast(torch.where(delta > 0, delta, 1.0), z)
 
-    value = u(z, r, t, y)
-    u0 = value.detach() if detach else value
-    if order == 1:
-        return value, (u0 - at(1)) / bcast(safe, z)
-    return value, (3 * u0 - 4 * at(1) + at(2)) / (2 * bcast(safe, z))
+        def at(k: int) -> Tensor:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
+                return u(z - k * bcast(delta, z) * v, r, t - k * delta, y)
+
+        with in_float32(z):
+            value = u(z, r, t, y)
+            u0 = value.detach() if detach else value
+            if order == 1:
+                return value, (u0 - at(1)) / safe
+            return value, (3 * u0 - 4 * at(1) + at(2)) / (2 * safe)
+
+    _check_shapes(z, r, t, v)
+    return _last_rows(differences, len(v), u, z, r, t, y)
 
 
 def residual(

@@ -99,9 +99,10 @@ def test_each_row_has_its_own_scale():
     guided = Guided(TOY, scale[:, None])
     guidance = Guidance(NULL, kappa=0.5, scales=Scales(1.0, 3.0))
 
-    def u(z, r, t, y):
+    def u(z, r, t, y):  # asked for the null label and the own one of all rows at once
         null = (y == NULL)[:, None]
-        velocity = guided.velocity(z, t, torch.where(y == NULL, 0, y))
+        own = Guided(TOY, scale.repeat(len(z) // B)[:, None])
+        velocity = own.velocity(z, t, torch.where(y == NULL, 0, y))
         return torch.where(null, TOY.velocity(z, t, y), velocity)
 
     v = TOY.velocity(z, t, y)

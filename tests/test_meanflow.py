@@ -20,7 +20,10 @@ from meanflow_lite.objectives import (
     TO_DATA,
     Context,
     FlowMatching,
+    ImprovedMeanFlow,
     MeanFlow,
+    Shortcut,
+    SplitMeanFlow,
     exact,
 )
 from meanflow_lite.paths import ToData, Uniform
@@ -99,13 +102,13 @@ def test_the_derivative_is_paid_for_by_jump_rows_alone():
     rows = []
 
     def spy(u, z, r, t, v, y=None, *, detach=False):
-        rows.append(len(z))
+        rows.append((len(z), len(v)))
         return total_derivative(u, z, r, t, v, y, detach=detach)
 
     objective = MeanFlow(p_equal=0.75, derivative=spy)
     draw = objective.draw(torch.randn(B, 2, dtype=torch.float64), None, context())
     objective(network(), draw, context())
-    assert rows == [B // 4]
+    assert rows == [(B, B // 4)]
 
 
 def test_stop_gradient_changes_the_gradient_and_not_the_loss():
@@ -276,3 +279,164 @@ def test_finite_difference_is_a_derivative_of_the_objective():
         rtol=1e-4,  # the cut of the step at t - r, and rounding over 1e-5
         atol=1e-6,
     )
+
+
+def guided_methods() -> dict[str, object]:
+    """Every way through the one pass: sources, guidance, kappa, heads, shares of plain rows."""
+    guidance = Guidance.effective(2.0, 3, kappa=0.5)
+    dropout = LabelDropout(3, 0.3)
+    return {
+        "meanflow": MeanFlow(),
+        "guided": MeanFlow(guidance=guidance, dropout=dropout),
+        "guided without kappa": MeanFlow(guidance=Guidance(3, 2.0), dropout=dropout),
+        "joint": MeanFlow(p_equal=0.5, target_velocity=JOINT, tangent_velocity=JOINT),
+        "only jumps": MeanFlow(p_equal=0.0, guidance=guidance, dropout=dropout),
+        "only plain rows": MeanFlow(p_equal=1.0, guidance=guidance, dropout=dropout),
+        "improved": ImprovedMeanFlow(),
+        "improved with a head": ImprovedMeanFlow(auxiliary_head=True),
+        "split": SplitMeanFlow(),
+        "shortcut": Shortcut(),
+    }
+
+
+@pytest.mark.parametrize("name", guided_methods())
+def test_one_pass_with_a_graph_and_one_without(name):
+    """Which rows are evaluated, and how: the network is a spy."""
+    calls = []
+
+    class Spy(MLP):
+        def _note(self, kind, z):
+            calls.append((kind, len(z), torch.is_grad_enabled(), self.training))
+
+        def forward(self, z, r, t, y=None, **cond):
+            self._note("value", z)
+            return super().forward(z, r, t, y, **cond)
+
+        def forward_with_tangent(self, z, r, t, dz, dr, dt, y=None, **cond):
+            self._note(f"tangent of {len(dz)}", z)
+            return super().forward_with_tangent(z, r, t, dz, dr, dt, y, **cond)
+
+        def with_velocity(self, z, r, t, y=None, **cond):
+            self._note("value and head", z)
+            return super().with_velocity(z, r, t, y, **cond)
+
+    net, objective = Spy(2, 16, 2, num_classes=3, velocity_head=True), guided_methods()[name]
+    x, y = torch.randn(16, 2), torch.arange(16) % 3
+    objective(net, objective.draw(x, y, context()), replace(context(), u_ema=net))
+    assert net.training
+    graphs = {
+        "improved with a head": [("value and head", 16, True, True)],
+        "only plain rows": [("value", 16, True, True)],
+        "only jumps": [("tangent of 16", 16, True, True)],
+        "split": [("value", 16, True, True)],
+        "shortcut": [("value", 16, True, True)],
+    }
+    k = 8 if name in ("joint", "improved") else 4
+    assert [c for c in calls if c[2]] == graphs.get(name, [(f"tangent of {k}", 16, True, True)])
+    others = {
+        "meanflow": [],
+        "guided": [("value", 20, False, False)],  # all null labels, and the jump rows' own
+        "guided without kappa": [("value", 16, False, False)],
+        "joint": [("value", 8, False, False)],
+        "only jumps": [("value", 32, False, False)],
+        "only plain rows": [("value", 16, False, False)],
+        "improved": [("value", 8, False, False)],
+        "improved with a head": [("tangent of 8", 8, False, True)],
+        "split": [("value", 8, False, True)] * 2,
+        "shortcut": [("value", 2, False, True)] * 2,
+    }
+    assert [c for c in calls if not c[2]] == others[name]
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_improved_meanflow_equals_a_loop_over_its_rows(head, seed):
+    """Written from the paper, each row by itself: tangents of the right rows, head included."""
+    torch.manual_seed(seed)
+    net = MLP(2, 16, 2, num_classes=3, velocity_head=True).double()
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.4)
+    objective = ImprovedMeanFlow(p=0.5, c=0.1, auxiliary_head=head, dropout=LabelDropout(3, 0.3))
+    x, y = torch.randn(B, 2, dtype=torch.float64), torch.randint(3, (B,))
+    draw = objective.draw(x, y, replace(context(), random=Random(seed)))
+    loss, terms = objective(net, draw, context()), []
+    for i in range(B):
+        row = draw.rows(i, i + 1)
+        v = net(row.z, row.t, row.t, row.y)
+        if head:
+            v = net.with_velocity(row.z, row.r, row.t, row.y)[1]
+        _, dudt = reverse_jvp(
+            lambda z, r, t, y=row.y: net(z, r, t, y),
+            (row.z, row.r, row.t),
+            (v.detach(), torch.zeros_like(row.r), torch.ones_like(row.t)),
+        )
+        gap = (row.t - row.r)[:, None]
+        compound = net(row.z, row.r, row.t, row.y) + gap * torch.as_tensor(dudt).detach()
+        errors = [(compound - row.v).square().sum()]
+        if head:
+            errors.append((v - row.v).square().sum())
+        terms.append(sum(e / (e.detach() + 0.1) ** 0.5 for e in errors))
+        torch.testing.assert_close(loss.per_sample[i], terms[-1])
+    ours = gradient(loss, net)
+    theirs = torch.autograd.grad(
+        torch.stack(terms).mean(), list(net.parameters()), allow_unused=True
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_foreign_network_pays_in_its_jump_rows_alone():
+    """Without forward_with_tangent: one plain evaluation, one jvp of the last rows."""
+    net, calls = network(num_classes=3), []
+
+    def foreign(z, r, t, y=None):
+        calls.append(len(z))
+        return net(z, r, t, y)
+
+    objective = MeanFlow(p_equal=0.75, guidance=Guidance(3, 2.0), dropout=LabelDropout(3, 0.3))
+    x, y = torch.randn(B, 2, dtype=torch.float64), torch.randint(3, (B,))
+    draw = objective.draw(x, y, context())
+    theirs = objective(foreign, draw, context())
+    assert calls == [B, B * 3 // 4, B // 4]
+    ours = objective(net, draw, context())
+    torch.testing.assert_close(theirs.per_sample, ours.per_sample)
+    for a, b in zip(gradient(ours, net), gradient(theirs, net), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_guidance_sees_the_network_without_its_dropout():
+    """Its targets are then no random numbers; and the modules that trained go on training."""
+
+    class Dropping(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.drop = network(num_classes=3), torch.nn.Dropout(0.5)
+            self.frozen = torch.nn.Dropout(0.5).eval()
+
+        def forward(self, z, r, t, y=None):
+            return self.drop(self.net(self.frozen(z), r, t, y))
+
+    net = Dropping()
+    guidance = Guidance.effective(2.0, 3, kappa=0.5)
+    z, t, y = torch.randn(B, 2, dtype=torch.float64), torch.rand(B).double(), torch.arange(B) % 3
+    first, second = (guidance(net, z, t, 0 * z, y) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(first, guidance(net.net, z, t, 0 * z, y))
+    assert net.training and net.drop.training and not net.frozen.training
+    assert not torch.equal(net(z, t, t, y), net(z, t, t, y)), "the negative control"
+
+
+@pytest.mark.parametrize("target", ["conditional", "exact"])
+def test_no_gradient_reaches_the_target(target):
+    """Not through data that asks for one either, nor through a velocity that is a network."""
+    other = network()
+    source = (
+        {}
+        if target == "conditional"
+        else {"target_velocity": exact(lambda z, t, y: other(z, t, t))}
+    )
+    objective = MeanFlow(p_equal=0.5, **source)
+    x = torch.randn(B, 2, dtype=torch.float64, requires_grad=True)
+    net = network()
+    value, aim = objective.prediction_and_target(net, objective.draw(x, None, context()), context())
+    assert value.requires_grad and not aim.requires_grad

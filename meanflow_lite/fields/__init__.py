@@ -5,7 +5,9 @@ from meanflow_lite.fields.base import (
     Field,
     Velocity,
     as_field,
+    field_rows,
     instantaneous,
+    resting,
     velocity_of,
 )
 from meanflow_lite.fields.gaussian import Gaussian
@@ -22,7 +24,9 @@ __all__ = [
     "ProductMixture",
     "Velocity",
     "as_field",
+    "field_rows",
     "instantaneous",
+    "resting",
     "solve_average",
     "velocity_of",
 ]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from meanflow_lite.domains import ANY, Domain, bare
+from meanflow_lite.domains import ANY, Domain, bare, layers
 from meanflow_lite.paths import check_times
 
 
@@ -87,6 +87,32 @@ class Conditioned:
     def forward_with_tangent(self) -> Callable[..., tuple[Tensor, Tensor]]:
         """That of ``u``; ``AttributeError`` if it has none."""
         return partial(self.u.forward_with_tangent, **self.cond)  # pyright: ignore
+
+
+def field_rows(u: Field, rows: slice | Tensor) -> Field:
+    """``u`` for some of the rows (a slice, or their numbers), its bound conditions cut alike."""
+    if isinstance(u, Conditioned):
+        return Conditioned(u.u, {name: value[rows] for name, value in u.cond.items()})
+    if isinstance(u, partial):
+        return partial(u.func, *u.args, **{name: value[rows] for name, value in u.keywords.items()})
+    return u
+
+
+def resting(u: Field, *at: Tensor | None) -> Tensor:
+    """``u(*at)`` without a graph and in evaluation mode: no dropout, no moving statistics.
+
+    So a network gives its own target. Modules that are training go on training afterwards.
+    """
+    modules = [m for layer in layers(u) if isinstance(layer, nn.Module) for m in layer.modules()]
+    training = [m for m in modules if m.training]
+    try:
+        for module in training:
+            module.training = False
+        with torch.no_grad():
+            return u(*at)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    finally:
+        for module in training:
+            module.training = True
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from meanflow_lite.networks.tangent import Dual, affine
+from meanflow_lite.networks.tangent import Dual, affine, tail
 
 
 def under_forward_mode() -> bool:
@@ -63,7 +63,8 @@ class Attention(nn.Module):
         if qkv.tangent is None:
             return affine(self.proj, Dual(o))
         with torch.no_grad():
-            batched = zip(self._batch(qkv.primal), self._batch(qkv.tangent), strict=True)
+            p, d = tail(qkv.primal, qkv.tangent), qkv.tangent
+            batched = zip(self._batch(p), self._batch(d), strict=True)
             do = attend_tangent(*(Dual(*pair) for pair in batched))
             do = do.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
         return affine(self.proj, Dual(o, do))

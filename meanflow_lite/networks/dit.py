@@ -166,15 +166,16 @@ class DiT(nn.Module):
         z: Float[Tensor, " b c h w"],
         r: Float[Tensor, " b"],
         t: Float[Tensor, " b"],
-        dz: Float[Tensor, " b c h w"],
-        dr: Float[Tensor, " b"],
-        dt: Float[Tensor, " b"],
+        dz: Float[Tensor, " k c h w"],
+        dr: Float[Tensor, " k"],
+        dt: Float[Tensor, " k"],
         y: Int[Tensor, " b"] | None = None,
         **cond: Float[Tensor, " b"],
-    ) -> tuple[Float[Tensor, " b c h w"], Float[Tensor, " b c h w"]]:
+    ) -> tuple[Float[Tensor, " b c h w"], Float[Tensor, " k c h w"]]:
         r""":math:`u` and :math:`\partial_z u\,dz + \partial_r u\,dr + \partial_t u\,dt`, one pass.
 
-        Equal to `torch.func.jvp` of `forward`, with the derivative detached: gradients flow through
+        The tangents, and the derivative, are of the last k rows. Equal to `torch.func.jvp` of
+        `forward`, with the derivative detached: gradients flow through
         `u` alone, and the derivative stores nothing for the backward pass.
 
         Raises:
@@ -256,6 +257,8 @@ def _checkpointed(block: nn.Module, x: Dual, c: Dual) -> Dual:
             "activation checkpointing has no forward-mode derivative: it recomputes outside of "
             "torch.func.jvp. Build with checkpoint=False, or call forward_with_tangent"
         )
+    if torch.compiler.is_compiling():  # no side effects there: the compiler drops tangents itself
+        return _compiled_checkpoint(block, x, c)
     tangents = [(x.tangent, c.tangent)]  # taken by the forward pass: the recomputation finds none
     pushed: list[Tensor | None] = []
 
@@ -268,6 +271,17 @@ def _checkpointed(block: nn.Module, x: Dual, c: Dual) -> Dual:
 
     y = checkpoint(run, x.primal, c.primal, use_reentrant=False)
     return Dual(y, pushed.pop() if pushed else None)
+
+
+def _compiled_checkpoint(block: nn.Module, x: Dual, c: Dual) -> Dual:
+    """The same with the tangents as outputs: what the recomputation does not need is removed."""
+    given = [a for a in (*x, *c) if a is not None]
+
+    def run(*given: Tensor) -> tuple[Tensor, ...]:
+        pairs = [given[:1], given[1:]] if len(given) == 2 else [given[:2], given[2:]]
+        return tuple(a for a in block(*(Dual(*pair) for pair in pairs)) if a is not None)
+
+    return Dual(*checkpoint(run, *given, use_reentrant=False))
 
 
 def position_features(side: int, width: int) -> Float[Tensor, " 1 n c"]:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from meanflow_lite.networks.tangent import Dual, affine, silu
+from meanflow_lite.networks.tangent import Dual, affine, silu, tail
 
 # each time that a network can be told, as the coefficients (a, b) of a * r + b * t
 TIMES = {"t": (0.0, 1.0), "r": (1.0, 0.0), "t-r": (-1.0, 1.0)}
@@ -69,7 +69,7 @@ class TimestepEmbedder(nn.Module):
         if s.tangent is None:
             return Dual(y)
         with torch.no_grad():
-            slope = torch.cat([-sin, cos], dim=-1) * w.repeat(2)
+            slope = torch.cat([-tail(sin, s.tangent), tail(cos, s.tangent)], dim=-1) * w.repeat(2)
             return Dual(y, (slope * s.tangent[:, None]).to(dtype))
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from meanflow_lite.networks.embedding import TIMES
-from meanflow_lite.networks.tangent import Dual, affine, silu
+from meanflow_lite.networks.tangent import Dual, affine, silu, tail
 
 
 class MLP(nn.Module):
@@ -76,19 +76,21 @@ class MLP(nn.Module):
         z: Float[Tensor, " b *d"],
         r: Float[Tensor, " b"],
         t: Float[Tensor, " b"],
-        dz: Float[Tensor, " b *d"],
-        dr: Float[Tensor, " b"],
-        dt: Float[Tensor, " b"],
+        dz: Float[Tensor, " k *d"],
+        dr: Float[Tensor, " k"],
+        dt: Float[Tensor, " k"],
         y: Int[Tensor, " b"] | None = None,
         **cond: Float[Tensor, " b"],
     ) -> tuple[Tensor, Tensor]:
         r""":math:`u` and :math:`\partial_z u\,dz + \partial_r u\,dr + \partial_t u\,dt`, one pass.
 
-        Equal to ``torch.func.jvp`` of :meth:`forward` with the derivative detached, and several
-        times faster on a network this small, where forward mode spends its time on bookkeeping.
+        The tangents, and the derivative, are of the last k rows, ``[k, *data]``. Equal to
+        ``torch.func.jvp`` of :meth:`forward` with the derivative detached, and several times
+        faster on a network this small, where forward mode spends its time on bookkeeping.
         """
         u = self._push(Dual(z, dz), Dual(r, dr), Dual(t, dt), y, cond)
-        return u.primal, u.tangent if u.tangent is not None else torch.zeros_like(u.primal)
+        assert u.tangent is not None
+        return u.primal, u.tangent
 
     def with_velocity(
         self,
@@ -107,7 +109,7 @@ class MLP(nn.Module):
 
     def _push(self, z: Dual, r: Dual, t: Dual, y: Tensor | None, cond: dict[str, Tensor]) -> Dual:
         u = affine(self.last, self._trunk(z, r, t, y, cond))
-        tangent = None if u.tangent is None else u.tangent.reshape(z.primal.shape)
+        tangent = None if u.tangent is None else u.tangent.reshape(-1, *z.primal.shape[1:])
         return Dual(u.primal.reshape(z.primal.shape), tangent)
 
     def _trunk(self, z: Dual, r: Dual, t: Dual, y: Tensor | None, cond: dict[str, Tensor]) -> Dual:
@@ -138,8 +140,10 @@ class MLP(nn.Module):
             return Dual(primal)
         slopes = self._times(r.tangent, t.tangent)
         rates = (slopes[..., None] * self.scales).flatten(1)
-        moved = [z.tangent.flatten(1), slopes, -sin * rates, cos * rates]
-        return Dual(primal, torch.cat([*moved, *(torch.zeros_like(c) for c in told)], 1))
+        sin, cos = tail(sin, rates), tail(cos, rates)
+        constant = rates.new_zeros(len(rates), len(told))
+        moved = [z.tangent.flatten(1), slopes, -sin * rates, cos * rates, constant]
+        return Dual(primal, torch.cat(moved, 1))
 
     def _times(self, r: Tensor, t: Tensor) -> Tensor:
         """What the network is told of the times, ``[B, C]``."""

@@ -14,14 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meanflow_lite.networks.attention import attend, attend_tangent
-from meanflow_lite.networks.tangent import Dual
+from meanflow_lite.networks.tangent import Dual, tail
 
 _aten = torch.ops.aten
-
-
-def tail(p: Tensor, d: Tensor) -> Tensor:
-    """The rows of `p` that the tangent `d` belongs to: the last ones."""
-    return p if len(p) == len(d) else p[len(p) - len(d) :]
 
 
 class RMSNorm(nn.Module):

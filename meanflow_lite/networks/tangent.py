@@ -1,9 +1,10 @@
 r"""Values that carry a detached directional derivative: the rules behind the fast MeanFlow step.
 
-A `Dual` is a value and its derivative along one direction. Each rule below takes duals to duals,
-and a network written in these rules is written once: without tangents it is an ordinary network
-(reverse mode, forward mode and `torch.compile` all apply), with tangents it returns :math:`u` and
-:math:`du/dt` from one pass.
+A `Dual` is a value and its derivative along one direction, for the last k rows of a batch: the
+plain rows of a MeanFlow step, which need no derivative, stand in front of its jump rows, and one
+pass serves both. Each rule below takes duals to duals, and a network written in these rules is
+written once: without tangents it is an ordinary network (reverse mode, forward mode and
+`torch.compile` all apply), with tangents it returns :math:`u` and :math:`du/dt` from one pass.
 
 Two observations make this cheaper than general forward-mode differentiation:
 
@@ -24,10 +25,18 @@ _aten = torch.ops.aten
 
 
 class Dual(NamedTuple):
-    """A value and its tangent (None: no derivative is asked for; then all tangents are None)."""
+    """A value [B, ...] and the tangent [k, ...] of its last k rows, k <= B.
+
+    No tangent means that no derivative is asked for; then all tangents are None.
+    """
 
     primal: Tensor
     tangent: Tensor | None = None
+
+
+def tail(p: Tensor, d: Tensor) -> Tensor:
+    """The rows of `p` that the tangent `d` belongs to: the last ones."""
+    return p if len(p) == len(d) else p[len(p) - len(d) :]
 
 
 def affine(layer: nn.Module, x: Dual) -> Dual:
@@ -45,7 +54,8 @@ def gelu(x: Dual) -> Dual:
     if x.tangent is None:
         return Dual(y)
     with torch.no_grad():
-        return Dual(y, _aten.gelu_backward(x.tangent, x.primal, approximate="tanh"))
+        p = tail(x.primal, x.tangent)
+        return Dual(y, _aten.gelu_backward(x.tangent, p, approximate="tanh"))
 
 
 def silu(x: Dual) -> Dual:
@@ -54,7 +64,7 @@ def silu(x: Dual) -> Dual:
     if x.tangent is None:
         return Dual(y)
     with torch.no_grad():
-        return Dual(y, _aten.silu_backward(x.tangent, x.primal))
+        return Dual(y, _aten.silu_backward(x.tangent, tail(x.primal, x.tangent)))
 
 
 def modulated_norm(x: Dual, shift: Dual, scale: Dual, eps: float = 1e-6) -> Dual:
@@ -70,8 +80,10 @@ def modulated_norm(x: Dual, shift: Dual, scale: Dual, eps: float = 1e-6) -> Dual
     if x.tangent is None or scale.tangent is None or shift.tangent is None:
         return Dual(y)
     with torch.no_grad():
+        dx = x.tangent
+        p, x_hat, mean, rstd, gain = (tail(a, dx) for a in (x.primal, x_hat, mean, rstd, gain))
         dx_hat, _, _ = _aten.native_layer_norm_backward(
-            x.tangent, x.primal, shape, mean, rstd, None, None, [True, False, False]
+            dx, p, shape, mean, rstd, None, None, [True, False, False]
         )
         dy = torch.addcmul(shift.tangent, x_hat, scale.tangent).addcmul_(dx_hat, gain)
     return Dual(y, dy)
@@ -83,7 +95,8 @@ def gated_sum(x: Dual, gate: Dual, h: Dual) -> Dual:
     if x.tangent is None or gate.tangent is None or h.tangent is None:
         return Dual(y)
     with torch.no_grad():
-        dy = torch.addcmul(x.tangent, gate.primal, h.tangent).addcmul_(h.primal, gate.tangent)
+        g, value = tail(gate.primal, h.tangent), tail(h.primal, h.tangent)
+        dy = torch.addcmul(x.tangent, g, h.tangent).addcmul_(value, gate.tangent)
     return Dual(y, dy)
 
 

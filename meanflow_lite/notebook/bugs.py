@@ -185,7 +185,7 @@ class _Reversed:
 class _WrongSign(MeanFlow):
     def prediction_and_target(self, u: Field, rows: Draw, ctx: Context) -> tuple[Tensor, Tensor]:
         value, target = super().prediction_and_target(u, rows, ctx)
-        return value, 2 * rows.v - target  # v + (t - r) du/dt
+        return value, 2 * rows.v - target  # v + (t - r) du/dt; plain rows have t = r
 
 
 class _MeanOverDimensions(MeanFlow):
@@ -207,24 +207,23 @@ class _InverseTwice(AlphaFlow):
 
 
 class _WeightsSwapped(SplitMeanFlow):
-    def split_error(self, u: Field, rows: Draw) -> Tensor:
+    def split_target(self, u: Field, rows: Draw) -> Tensor:
         share, z = rows.extra["lambda"], rows.z
         s = (1 - share) * rows.t + share * rows.r
         with torch.no_grad():
             near = u(z, s, rows.t, rows.y)
             far = u(z - bcast(rows.t - s, z) * near, rows.r, s, rows.y)
-        target = bcast(share, z) * far + bcast(1 - share, z) * near
-        return squared_error(u(z, rows.r, rows.t, rows.y), target)
+        return bcast(share, z) * far + bcast(1 - share, z) * near
 
 
 class _TimeNotAdvanced(Shortcut):
-    def bootstrap(self, u: Field, rows: Draw, ctx: Context) -> Tensor:
+    def bootstrap(self, rows: Draw, ctx: Context) -> Tensor:
         z, half = rows.z, (rows.t - rows.r) / 2
         with torch.no_grad():
             first = ctx.u_ema(z, rows.t - half, rows.t, rows.y)
             there = z - bcast(half, z) * first
             second = ctx.u_ema(there, rows.t - half, rows.t, rows.y)  # still at t
-        return squared_error(u(z, rows.r, rows.t, rows.y), (first + second) / 2)
+        return (first + second) / 2
 
 
 class _StartSign(TerminalVelocity):

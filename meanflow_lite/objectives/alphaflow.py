@@ -21,6 +21,7 @@ from torch import Tensor
 
 from meanflow_lite.fields import Field
 from meanflow_lite.guidance import LabelDropout
+from meanflow_lite.identity import in_float32
 from meanflow_lite.losses import adaptive_weight, squared_error
 from meanflow_lite.objectives.anchored import anchored_error, draw_anchored, velocity_error
 from meanflow_lite.objectives.base import ANY, Context, Domain, Draw, Loss, SingleStage
@@ -73,6 +74,8 @@ class AlphaFlow(SingleStage):
         v = self.velocity.jump(u, rows, ctx)
         s = rows.t - alpha * (rows.t - rows.r)
         w = bcast(alpha, z)
-        with torch.no_grad():
-            target = w * v + (1 - w) * u(z - bcast(rows.t - s, z) * v, rows.r, s, rows.y)
-        return squared_error(u(z, rows.r, rows.t, rows.y), target) / alpha**2
+        with in_float32(z):
+            value = u(z, rows.r, rows.t, rows.y)
+            with torch.no_grad():
+                target = w * v + (1 - w) * u(z - bcast(rows.t - s, z) * v, rows.r, s, rows.y)
+            return squared_error(value, target) / alpha**2

@@ -48,9 +48,23 @@ def anchored_error(draw: Draw, plain: Rule, jump: Rule) -> tuple[Tensor, dict[st
     first, second = draw.split()
     errors = [rule(rows) for rule, rows in ((plain, first), (jump, second)) if len(rows.x)]
     error = torch.cat(errors)
-    watch = {
-        "error": error.detach(),
-        "velocity_error": error[: draw.n_equal].detach(),
-        "jump_error": error[draw.n_equal :].detach(),
-    }
-    return error, watch
+    return error, watched(draw, error)
+
+
+def one_pass_error(u: Field, draw: Draw, target: Rule) -> tuple[Tensor, dict[str, Tensor]]:
+    """The same where one evaluation serves all rows: plain ones regress v, others ``target``.
+
+    It has the graph, and comes before the evaluations without one that a target needs.
+    """
+    value = u(draw.z, draw.r, draw.t, draw.y)
+    plain, jump = draw.split()
+    targets = [*([plain.v] if len(plain.x) else []), *([target(jump)] if len(jump.x) else [])]
+    error = squared_error(value, torch.cat(targets))
+    return error, watched(draw, error)
+
+
+def watched(draw: Draw, error: Tensor) -> dict[str, Tensor]:
+    """What a person looks at: the errors of all rows, of the plain ones and of the jump rows."""
+    error = error.detach()
+    jump_error = error[draw.n_equal :]
+    return {"error": error, "velocity_error": error[: draw.n_equal], "jump_error": jump_error}

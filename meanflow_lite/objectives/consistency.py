@@ -16,7 +16,7 @@ from torch import Tensor
 
 from meanflow_lite.fields import Field
 from meanflow_lite.guidance import LabelDropout
-from meanflow_lite.identity import total_derivative
+from meanflow_lite.identity import in_float32, total_derivative
 from meanflow_lite.losses import pseudo_huber, squared_error
 from meanflow_lite.objectives.base import TO_DATA, Context, Domain, Draw, Loss, SingleStage
 from meanflow_lite.objectives.schedules import Doubling
@@ -59,9 +59,11 @@ class Consistency(SingleStage):
             error = squared_error(value, v - bcast(t, z) * dudt)
             return Loss(t * error, {"error": error.detach()})
         s = draw.extra["s"]
-        with torch.no_grad():
-            target = self.to_data(u, z - bcast(t - s, z) * v, s, draw.y)
-        error = squared_error(self.to_data(u, z, t, draw.y), target)
+        with in_float32(z):
+            value = self.to_data(u, z, t, draw.y)
+            with torch.no_grad():
+                target = self.to_data(u, z - bcast(t - s, z) * v, s, draw.y)
+        error = squared_error(value, target)
         distance = error if self.huber is None else pseudo_huber(error, self.huber)
         return Loss(distance / (t - s), {"error": error.detach() / (t - s) ** 2})
 

@@ -9,15 +9,17 @@ is that of MeanFlow, so only the tangent is new: its noise is gone from the deri
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from meanflow_lite.fields import Field
 from meanflow_lite.guidance import LabelDropout
 from meanflow_lite.identity import total_derivative
 from meanflow_lite.losses import adaptive_weight, squared_error
-from meanflow_lite.objectives.anchored import anchored_error, draw_anchored, velocity_error
+from meanflow_lite.objectives.anchored import draw_anchored, watched
 from meanflow_lite.objectives.base import ANY, Context, Domain, Draw, Loss, SingleStage
 from meanflow_lite.objectives.velocities import JOINT, Velocity
 from meanflow_lite.paths import Ordered, PairLaw, bcast
@@ -49,29 +51,39 @@ class ImprovedMeanFlow(SingleStage):
         return draw_anchored(x, y, ctx, self.pair, self.p_equal, self.dropout)
 
     def __call__(self, u: Field, draw: Draw, ctx: Context) -> Loss:
-        """Rows with r = t are flow matching: there V is u(z, t, t)."""
+        """One pass with a graph for all rows; with a head another without, along its velocity.
+
+        Rows with r = t are flow matching: there V is u(z, t, t).
+        """
+        n, (_, jump), at = draw.n_equal, draw.split(), (draw.z, draw.r, draw.t)
+        own = dudt = None
         if self.auxiliary_head:
-            if not hasattr(u, "with_velocity"):
-                raise ValueError(
-                    "auxiliary_head needs a network with with_velocity(z, r, t, y) -> (u, v): "
-                    f"{type(u).__name__} has none"
-                )
-            own = u.with_velocity(draw.z, draw.r, draw.t, draw.y)[1]  # pyright: ignore
-            along = own.detach()[draw.n_equal :]
+            value, own = _two_outputs(u)(*at, draw.y)
+            if len(jump.x):
+                with torch.no_grad():
+                    there = (jump.z, jump.r, jump.t, own[n:], jump.y)
+                    dudt = total_derivative(u, *there, detach=True)[1]
+        elif len(jump.x):
+            along = self.tangent_velocity.jump(u, jump, ctx).detach()
+            value, dudt = total_derivative(u, *at, along, draw.y, detach=True)
         else:
-            own = along = None
-        error, watch = anchored_error(
-            draw, lambda rows: velocity_error(u, rows), lambda rows: self._jump(u, rows, ctx, along)
-        )
-        loss = error * adaptive_weight(error, self.p, self.c)
+            value = u(*at, draw.y)
+        if dudt is not None:
+            value = torch.cat([value[:n], value[n:] + bcast(jump.t - jump.r, dudt) * dudt])
+        error = squared_error(value, draw.v)
+        loss, watch = error * adaptive_weight(error, self.p, self.c), watched(draw, error)
         if own is not None:
             head = squared_error(own, draw.v)
             loss = loss + head * adaptive_weight(head, self.p, self.c)
             watch["head_error"] = head.detach()
         return Loss(loss, watch)
 
-    def _jump(self, u: Field, rows: Draw, ctx: Context, along: Tensor | None) -> Tensor:
-        v = self.tangent_velocity.jump(u, rows, ctx) if along is None else along
-        z = rows.z
-        value, dudt = total_derivative(u, z, rows.r, rows.t, v.detach(), rows.y, detach=True)
-        return squared_error(value + bcast(rows.t - rows.r, z) * dudt, rows.v)
+
+def _two_outputs(u: Field) -> Callable[..., tuple[Tensor, Tensor]]:
+    try:
+        return u.with_velocity  # pyright: ignore[reportAttributeAccessIssue]
+    except AttributeError:
+        raise ValueError(
+            "auxiliary_head needs a network with with_velocity(z, r, t, y) -> (u, v): "
+            f"{type(u).__name__} has none"
+        ) from None

@@ -9,15 +9,17 @@ velocity is a fixed point at ``p = 0``, because the target is affine in v.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from meanflow_lite.fields import Conditioned, Field
 from meanflow_lite.guidance import Guidance, LabelDropout
 from meanflow_lite.identity import Derivative, total_derivative
 from meanflow_lite.losses import adaptive_weight, squared_error
-from meanflow_lite.objectives.anchored import anchored_error, draw_anchored
+from meanflow_lite.objectives.anchored import draw_anchored, watched
 from meanflow_lite.objectives.base import (
     ANY,
     INSTANT,
@@ -79,37 +81,47 @@ class MeanFlow(SingleStage):
         return replace(draw, extra={"omega": scales})
 
     def __call__(self, u: Field, draw: Draw, ctx: Context) -> Loss:
-        """Steps 2 to 6. Only the rows with r < t pay for a derivative."""
-        error, watch = anchored_error(
-            draw,
-            lambda rows: self._plain_error(u, rows, ctx),
-            lambda rows: squared_error(*self.prediction_and_target(u, rows, ctx)),
-        )
-        return Loss(error * adaptive_weight(error, self.p, self.c), watch)
+        """Step 6, for all rows. Only those with r < t pay for a derivative."""
+        error = squared_error(*self.prediction_and_target(u, draw, ctx))
+        return Loss(error * adaptive_weight(error, self.p, self.c), watched(draw, error))
 
-    def _plain_error(self, u: Field, rows: Draw, ctx: Context) -> Tensor:
-        u = _told(u, rows)
-        predicted = u(rows.z, rows.t, rows.t, rows.y)
-        target = self._guide(u, rows, self.target_velocity.plain(u, rows, ctx), predicted)
-        return squared_error(predicted, target.detach())
+    def prediction_and_target(self, u: Field, draw: Draw, ctx: Context) -> tuple[Tensor, Tensor]:
+        r"""Steps 2 to 5: :math:`u_\theta` and :math:`v - (t-r)\,\mathrm{d}u_\theta/\mathrm{d}t`.
 
-    def prediction_and_target(self, u: Field, rows: Draw, ctx: Context) -> tuple[Tensor, Tensor]:
-        r"""Steps 2 to 5: :math:`u_\theta` and :math:`v - (t-r)\,\mathrm{d}u_\theta/\mathrm{d}t`."""
-        u = _told(u, rows)
-        v = self._guide(u, rows, self.target_velocity.jump(u, rows, ctx))
-        along = v
-        if self.tangent_velocity is not self.target_velocity:
-            along = self._guide(u, rows, self.tangent_velocity.jump(u, rows, ctx))
-        z = rows.z
-        predicted, dudt = self.derivative(
-            u, z, rows.r, rows.t, along, rows.y, detach=self.stop_gradient
-        )
-        return predicted, v - bcast(rows.t - rows.r, z) * dudt
+        One pass without a graph for guidance, and one with it for all rows.
+        """
+        told, n, (plain, jump) = _told(u, draw), draw.n_equal, draw.split()
+        guide = self._guide(told, draw)
+        if len(jump.x):
+            v = guide(self.target_velocity.jump(_told(u, jump), jump, ctx), slice(n, None))
+            along = v
+            if self.tangent_velocity is not self.target_velocity:
+                along = self.tangent_velocity.jump(_told(u, jump), jump, ctx)
+                along = guide(along, slice(n, None))
+            at = (draw.z, draw.r, draw.t)
+            value, dudt = self.derivative(told, *at, along, draw.y, detach=self.stop_gradient)
+            targets = [v.detach() - bcast(jump.t - jump.r, v) * dudt]
+        else:
+            value, targets = told(draw.z, draw.t, draw.t, draw.y), []
+        if n:
+            v = self.target_velocity.plain(_told(u, plain), plain, ctx)
+            targets.insert(0, guide(v, slice(n), value[:n]).detach())
+        return value, torch.cat(targets)
 
-    def _guide(self, u: Field, rows: Draw, v: Tensor, own: Tensor | None = None) -> Tensor:
-        if self.guidance is None:
-            return v
-        return self.guidance(u, rows.z, rows.t, v, rows.y, own, rows.extra.get("omega"))
+    def _guide(self, u: Field, draw: Draw) -> Callable[..., Tensor]:
+        """``(v, rows, own) -> guided v``, its evaluations of the network done here, at once."""
+        guidance, scale = self.guidance, draw.extra.get("omega")
+        if guidance is None:
+            return lambda v, rows, own=None: v
+        if draw.y is None:
+            raise ValueError("guidance needs labels y: got None")
+        without, jump_own = guidance.references(u, draw.z, draw.t, draw.y, draw.n_equal)
+
+        def guide(v: Tensor, rows: slice, own: Tensor | None = jump_own) -> Tensor:
+            scales = None if scale is None else scale[rows]
+            return guidance.mix(v, without[rows], own, draw.t[rows], draw.y[rows], scales)  # pyright: ignore
+
+        return guide
 
 
 def _told(u: Field, rows: Draw) -> Field:

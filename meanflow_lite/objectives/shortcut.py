@@ -17,8 +17,7 @@ from torch import Tensor
 
 from meanflow_lite.fields import Field
 from meanflow_lite.guidance import LabelDropout
-from meanflow_lite.losses import squared_error
-from meanflow_lite.objectives.anchored import anchored_error, velocity_error
+from meanflow_lite.objectives.anchored import one_pass_error
 from meanflow_lite.objectives.base import Context, Domain, Draw, Loss, SingleStage, dyadic
 from meanflow_lite.paths import bcast, count_equal
 
@@ -55,17 +54,14 @@ class Shortcut(SingleStage):
         return Draw(x=x, y=y, eps=eps, r=t - d, t=t, n_equal=n_base)
 
     def __call__(self, u: Field, draw: Draw, ctx: Context) -> Loss:
-        """Base rows, then bootstrap rows."""
-        error, watch = anchored_error(
-            draw, lambda rows: velocity_error(u, rows), lambda rows: self.bootstrap(u, rows, ctx)
-        )
-        return Loss(error, watch)
+        """One evaluation of all rows, and two of the average in the bootstrap rows."""
+        return Loss(*one_pass_error(u, draw, lambda rows: self.bootstrap(rows, ctx)))
 
-    def bootstrap(self, u: Field, rows: Draw, ctx: Context) -> Tensor:
-        """The squared defect between one jump and two half jumps of the moving average, ``[B]``."""
+    def bootstrap(self, rows: Draw, ctx: Context) -> Tensor:
+        """The mean of two half jumps of the moving average, ``[B, *data]``."""
         z, half = rows.z, (rows.t - rows.r) / 2
         middle = rows.t - half
         with torch.no_grad():
             first = ctx.u_ema(z, middle, rows.t, rows.y)
             second = ctx.u_ema(z - bcast(half, z) * first, rows.r, middle, rows.y)
-        return squared_error(u(z, rows.r, rows.t, rows.y), (first + second) / 2)
+        return (first + second) / 2

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from meanflow_lite.fields import Field
 from meanflow_lite.guidance import LabelDropout
-from meanflow_lite.losses import squared_error
-from meanflow_lite.objectives.anchored import anchored_error, draw_anchored, velocity_error
+from meanflow_lite.objectives.anchored import draw_anchored, one_pass_error
 from meanflow_lite.objectives.base import ANY, Context, Domain, Draw, Loss, SingleStage
 from meanflow_lite.paths import Ordered, PairLaw, bcast
 
@@ -38,18 +37,15 @@ class SplitMeanFlow(SingleStage):
         return replace(draw, extra={"lambda": ctx.uniform(x, "lambda")})
 
     def __call__(self, u: Field, draw: Draw, ctx: Context) -> Loss:
-        """Three evaluations on the jump rows, two of them without a graph."""
-        error, watch = anchored_error(
-            draw, lambda rows: velocity_error(u, rows), lambda rows: self.split_error(u, rows)
-        )
-        return Loss(error, watch)
+        """One evaluation of all rows, and two more of the jump rows without a graph."""
+        return Loss(*one_pass_error(u, draw, lambda rows: self.split_target(u, rows)))
 
-    def split_error(self, u: Field, rows: Draw) -> Tensor:
-        """The squared defect of the splitting, ``[B]``."""
+    def split_target(self, u: Field, rows: Draw) -> Tensor:
+        """The average over the two parts of the interval, ``[B, *data]``."""
         share, z = rows.extra["lambda"], rows.z
         s = (1 - share) * rows.t + share * rows.r
         w = bcast(share, z)
         with torch.no_grad():
             near = u(z, s, rows.t, rows.y)
             far = u(z - bcast(rows.t - s, z) * near, rows.r, s, rows.y)
-        return squared_error(u(z, rows.r, rows.t, rows.y), (1 - w) * far + w * near)
+        return (1 - w) * far + w * near

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from meanflow_lite.fields import Field
+from meanflow_lite.fields import Field, resting
 from meanflow_lite.objectives.base import Context, Draw
 
 Rule = Callable[[Field, Draw, Context], Tensor]
@@ -33,8 +33,7 @@ def _conditional(u: Field, rows: Draw, ctx: Context) -> Tensor:
 
 
 def _own(u: Field, rows: Draw, ctx: Context) -> Tensor:
-    with torch.no_grad():
-        return u(rows.z, rows.t, rows.t, rows.y)
+    return resting(u, rows.z, rows.t, rows.t, rows.y)
 
 
 def _teacher(u: Field, rows: Draw, ctx: Context) -> Tensor:
