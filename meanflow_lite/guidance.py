@@ -8,6 +8,7 @@ with guidance; the scale is then fixed by training.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,6 +123,10 @@ class Scales:
         return torch.from_numpy(np.power(mixed.numpy(), 1 / power))
 
 
+#: ``(v, rows, own) -> guided v`` of a slice of the rows of a batch; see :meth:`Guidance.ahead`
+GuidedRows = Callable[..., Tensor]
+
+
 @dataclass(frozen=True)
 class Guidance:
     r"""Guidance in training; the effective scale is :math:`\omega' = \omega/(1-\kappa)`.
@@ -178,6 +183,29 @@ class Guidance:
             raise ValueError("guidance needs labels y: got None")
         without, computed = self.references(u, z, t, y, 0 if own is None else len(z))
         return self.mix(v, without, computed if own is None else own, t, y, scale)
+
+    def ahead(
+        self,
+        u: Field,
+        z: Tensor,
+        t: Tensor,
+        y: Tensor | None,
+        n: int = 0,
+        scale: Tensor | None = None,
+    ) -> GuidedRows:
+        """``(v, rows, own) -> guided v`` of a slice of the rows, ``u`` being evaluated here.
+
+        ``own`` is u(z, t, t | y) of those rows; it may be left out where they are the rows n on.
+        """
+        if y is None:
+            raise ValueError("guidance needs labels y: got None")
+        without, known = self.references(u, z, t, y, n)
+
+        def guide(v: Tensor, rows: slice, own: Tensor | None = known) -> Tensor:
+            scales = None if scale is None else scale[rows]
+            return self.mix(v, without[rows], own, t[rows], y[rows], scales)
+
+        return guide
 
     def references(
         self, u: Field, z: Tensor, t: Tensor, y: Tensor, n: int = 0

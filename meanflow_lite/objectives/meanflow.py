@@ -9,14 +9,13 @@ velocity is a fixed point at ``p = 0``, because the target is affine in v.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from meanflow_lite.fields import Conditioned, Field
-from meanflow_lite.guidance import Guidance, LabelDropout
+from meanflow_lite.guidance import Guidance, GuidedRows, LabelDropout
 from meanflow_lite.identity import Derivative, total_derivative
 from meanflow_lite.losses import adaptive_weight, squared_error
 from meanflow_lite.objectives.anchored import draw_anchored, watched
@@ -96,10 +95,9 @@ class MeanFlow(SingleStage):
             v = guide(self.target_velocity.jump(_told(u, jump), jump, ctx), slice(n, None))
             along = v
             if self.tangent_velocity is not self.target_velocity:
-                along = self.tangent_velocity.jump(_told(u, jump), jump, ctx)
-                along = guide(along, slice(n, None))
-            at = (draw.z, draw.r, draw.t)
-            value, dudt = self.derivative(told, *at, along, draw.y, detach=self.stop_gradient)
+                along = guide(self.tangent_velocity.jump(_told(u, jump), jump, ctx), slice(n, None))
+            at = (draw.z, draw.r, draw.t, along, draw.y)
+            value, dudt = self.derivative(told, *at, detach=self.stop_gradient)
             targets = [v.detach() - bcast(jump.t - jump.r, v) * dudt]
         else:
             value, targets = told(draw.z, draw.t, draw.t, draw.y), []
@@ -108,20 +106,12 @@ class MeanFlow(SingleStage):
             targets.insert(0, guide(v, slice(n), value[:n]).detach())
         return value, torch.cat(targets)
 
-    def _guide(self, u: Field, draw: Draw) -> Callable[..., Tensor]:
+    def _guide(self, u: Field, draw: Draw) -> GuidedRows:
         """``(v, rows, own) -> guided v``, its evaluations of the network done here, at once."""
-        guidance, scale = self.guidance, draw.extra.get("omega")
-        if guidance is None:
+        if self.guidance is None:
             return lambda v, rows, own=None: v
-        if draw.y is None:
-            raise ValueError("guidance needs labels y: got None")
-        without, jump_own = guidance.references(u, draw.z, draw.t, draw.y, draw.n_equal)
-
-        def guide(v: Tensor, rows: slice, own: Tensor | None = jump_own) -> Tensor:
-            scales = None if scale is None else scale[rows]
-            return guidance.mix(v, without[rows], own, draw.t[rows], draw.y[rows], scales)  # pyright: ignore
-
-        return guide
+        at, scale = (draw.z, draw.t, draw.y), draw.extra.get("omega")
+        return self.guidance.ahead(u, *at, n=draw.n_equal, scale=scale)
 
 
 def _told(u: Field, rows: Draw) -> Field:
