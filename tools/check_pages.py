@@ -3,9 +3,10 @@
     python -m tools.check_pages [--pages 'notebooks/0*']
 
 Wide and narrow screen, light and dark: no error in the console, no request that leaves the machine,
-no sideways scrolling, every formula rendered, every image described, every slider moving its
-picture by mouse and by keyboard, copy buttons that copy, no serious violation of accessibility by
-axe, and a search that finds what it should. Screenshots go to book/_build/screenshots.
+no sideways scrolling, every formula rendered, every image described, every slider and live picture
+answering to mouse, finger and keys, copy buttons that copy, what `check_looks` looks for, nothing
+that axe calls moderate or worse, pages that are light to load, and a search that finds what it
+should. Screenshots go to book/_build/screenshots.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ import functools
 import http.server
 import importlib.resources
 import os
+import re
 import shutil
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from playwright.sync_api import Browser, Error, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Error, Page, Playwright, Response, sync_playwright
+
+from tools.check_live import check_live
+from tools.check_looks import check_cuts, check_figures, check_print
 
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "book" / "_build" / "html"
@@ -33,6 +38,9 @@ SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 # The theme that a page is opened in, and the one it is switched to.
 THEMES = {"desktop": ("light", "dark"), "phone": ("dark", "light")}
 TALLEST = 5000  # pixels of a screenshot; the rest of a long page is checked but not drawn
+HEAVIEST = 1_500_000  # bytes of scripts, styles and fonts that a page may load
+LIVE = 10  # kinds of live pictures that the book has at least
+KIND = r'meanflow\.mount\("[^"]+", "([a-z]+)"'
 SKIPPED = ("py-modindex", "search")
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
 # What a reader may search for, and a page that has to be among the results.
@@ -176,11 +184,11 @@ def check_copying(page: Page) -> list[str]:
     return [] if got.startswith(first) else [f"the copy button gives {got[:40]!r}, not {first!r}"]
 
 
-def serious(result: dict) -> list[str]:
-    """Sentences for what axe calls serious or critical."""
+def told(result: dict) -> list[str]:
+    """Sentences for what axe calls moderate or worse."""
     found = []
     for violation in result["violations"]:
-        if violation["impact"] in ("serious", "critical"):
+        if violation["impact"] in ("moderate", "serious", "critical"):
             nodes = violation["nodes"]
             where = f"{len(nodes)} times, first {nodes[0]['html'][:120]!r}"
             found.append(f"accessibility, {violation['id']}: {where}")
@@ -195,10 +203,10 @@ def check_access(page: Page, first: str, second: str) -> list[str]:
     source = importlib.resources.files("axe_playwright_python") / "axe.min.js"
     page.evaluate("document.querySelectorAll('mjx-container').forEach(e => e.remove())")
     page.evaluate(source.read_text("utf-8"))
-    found = serious(page.evaluate(STRUCTURE))
+    found = told(page.evaluate(STRUCTURE))
     for theme in (second, first):
         switch(page, theme)
-        found += [f"{p} ({theme})" for p in serious(page.evaluate(LOOKS))]
+        found += [f"{p} ({theme})" for p in told(page.evaluate(LOOKS))]
     return found
 
 
@@ -243,6 +251,7 @@ def check_page(browser: Browser, base: str, name: str, size: str, shots: Path) -
         color_scheme="dark" if first == "dark" else "light",
         reduced_motion="reduce",  # colors are judged at rest, not on the way to another theme
         permissions=["clipboard-read", "clipboard-write"],
+        has_touch=size == "phone",
     )
     context.add_init_script(
         f"localStorage.setItem('mode', '{first}'); localStorage.setItem('theme', '{first}');"
@@ -253,6 +262,8 @@ def check_page(browser: Browser, base: str, name: str, size: str, shots: Path) -
         "console", lambda m: problems.append(f"console: {m.text}") if m.type == "error" else None
     )
     page.on("pageerror", lambda e: problems.append(f"script: {e}"))
+    loaded: dict[str, int] = {}
+    page.on("response", lambda r: loaded.setdefault(r.url, weight(r)))
     local = (base, "data:", "blob:", "about:")
     page.on(
         "request",
@@ -266,15 +277,45 @@ def check_page(browser: Browser, base: str, name: str, size: str, shots: Path) -
         timeout=60_000,
     )
     page.wait_for_timeout(250)
-    problems += looks(page)
+    problems += looks(page) + check_cuts(page) + too_heavy(loaded)
     for theme in (first, second):
         switch(page, theme)
         shoot(page, shots / f"{name.replace('/', '_')}-{size}-{theme}.png", width)
+        problems += [f"{p} ({theme})" for p in check_figures(page, theme == "dark")]
     problems += check_sliders(page)
+    if size == "phone":
+        problems += check_live(page)
+    else:
+        problems += check_print(page)
     problems += check_copying(page)
     problems += check_access(page, first, second)
     context.close()
     return [f"{name} ({size}): {p}" for p in problems]
+
+
+def weight(response: Response) -> int:
+    """Bytes of what a page needs beside its own text and figures: scripts, styles, fonts."""
+    if response.request.resource_type not in ("script", "stylesheet", "font"):
+        return 0
+    return int(response.headers.get("content-length", 0))
+
+
+def too_heavy(loaded: dict[str, int]) -> list[str]:
+    """What makes a page slow to open."""
+    total = sum(loaded.values())
+    largest = sorted(loaded, key=loaded.__getitem__, reverse=True)[:3]
+    names = ", ".join(f"{url.rsplit('/', 1)[-1]} {loaded[url] / 1e6:.2f}" for url in largest)
+    heavy = f"loads {total / 1e6:.2f} MB of scripts, styles and fonts: {names}"
+    return [heavy] if total > HEAVIEST else []
+
+
+def count_live(names: list[str]) -> list[str]:
+    """The book has enough pictures that live."""
+    kinds = set()
+    for name in names:
+        kinds |= set(re.findall(KIND, (HTML / f"{name}.html").read_text("utf-8")))
+    few = f"the book has {len(kinds)} kinds of live pictures, fewer than {LIVE}: {sorted(kinds)}"
+    return [few] if len(kinds) < LIVE else []
 
 
 def check_search(
@@ -334,6 +375,7 @@ def main() -> int:
         waiting = [pool.submit(_check, base, name) for name in names]
         waiting += [pool.submit(_search, base)] * (pattern == "*")
         problems = [p for done in waiting for p in done.result()]
+    problems += count_live(names) if pattern == "*" else []
     server.shutdown()
     print("\n".join(problems) or f"{len(names)} pages, two screens, two themes: nothing to report")
     return int(bool(problems))

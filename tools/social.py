@@ -18,9 +18,10 @@ from tools.check_pages import launch
 FILE = Path(__file__).resolve().parent.parent / "book" / "_static" / "social.png"
 SIZE = {"width": 1200, "height": 630}
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>The picture</title>
-<style>body {{ margin: 0; padding: 36px 56px; background: #fff; font-family: system-ui, sans-serif; }}
+<style>
+body {{ margin: 0; padding: 36px 56px; background: #fff; font-family: system-ui, sans-serif; }}
 h1 {{ font-size: 52px; margin: 0; }} p.lead {{ font-size: 26px; margin: 2px 0 12px; }}
-.mf-knobs, figcaption, .mf-live p.mf-say {{ display: none; }}
+.mf-knobs, figcaption, .mf-live p.mf-say {{ display: none !important; }}
 figure.mf-live {{ max-width: none; }} .mf-live svg text {{ font-size: 19px; }}
 </style></head><body><h1>MeanFlow, checked</h1>
 <p class="lead">Noise into data in one step, and numbers that say whether it worked.</p>
