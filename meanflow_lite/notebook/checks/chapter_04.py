@@ -1,6 +1,8 @@
-"""Exercises of chapter 04: the floor of the loss, and how to see below its noise."""
+"""Exercises of chapter 04: a loaded coin, the loss and its loop, a comparison on the same rows."""
 
-import math
+from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -8,29 +10,126 @@ from torch import Tensor
 from meanflow_lite.notebook.exercises import exercise
 
 exercise(
-    "04-floor",
-    use=lambda gaussian_floor: [gaussian_floor(a, d) for a, d in ((2.0, 1), (0.5, 4096))],
-    right=lambda a, d: d * math.pi / 2 * a,
+    "04-coin",
+    right=(0.8, 0.16),
+    tolerance=1e-3,
     mistakes={
-        "The loss sums over dimensions, and each has its own floor.": lambda a, d: math.pi / 2 * a,
-        "The integral is pi/2 times a, not its square.": lambda a, d: d * math.pi / 2 * a**2,
-        "Twice too much: from 0 to infinity the integral of 1 / (1 + x^2) is pi / 2.": (
-            lambda a, d: d * math.pi * a
+        "One is the most frequent value; the best number for squares is the mean.": (1.0, 0.2),
+        "One half is the mean of a fair coin.": (0.5, 0.25),
+        "The floor is the variance, 0.8 times 0.2; you gave its root.": (0.8, 0.4),
+        "You still pay when the coin shows the other side: the floor is not zero.": (0.8, 0.0),
+        "The price of heads, 0.2 squared, comes in eight of ten tosses only; add that of tails.": (
+            (0.8, 0.04)
         ),
-        "That is the variance of eps - x; what z_t says about it lowers the floor.": (
-            lambda a, d: d * (1 + a**2)
-        ),
-        "That is the value at t = 1, the variance of the data; take the mean over t.": (
-            lambda a, d: d * a**2
-        ),
-        "That is the mean of the values at both ends; the floor bends between them.": (
-            lambda a, d: d * (1 + a**2) / 2
-        ),
-        "Zero would mean that z_t determines the pair; it does not.": lambda a, d: 0.0,
     },
-    praise="Right: it grows with the dimension, so a loss of thousands is no alarm.",
+    praise="Right: 0.8 x 0.2^2 + 0.2 x 0.8^2 = 0.16.",
 )
 
+_X, _EPS = torch.linspace(-2.0, 3.0, 16, dtype=torch.float64).reshape(2, 4, 2)
+_T = torch.tensor([0.1, 0.4, 0.7, 0.9], dtype=torch.float64)
+
+
+def _net(z: Tensor, t: Tensor) -> Tensor:
+    return torch.sin(z) + t[:, None]
+
+
+def _loss(place: Callable, target: Callable, reduce: Callable = lambda e: e.sum(1)) -> Callable:
+    def loss(net: Callable, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        s = t[:, None]
+        return reduce((net(place(x, eps, s), t) - target(x, eps)).square())
+
+    return loss
+
+
+def _line(x: Tensor, eps: Tensor, s: Tensor) -> Tensor:
+    return (1 - s) * x + s * eps
+
+
+def _velocity(x: Tensor, eps: Tensor) -> Tensor:
+    return eps - x
+
+
+exercise(
+    "04-loss",
+    use=lambda loss: loss(_net, _X, _EPS, _T),
+    right=_loss(_line, _velocity),
+    mistakes={
+        "The target is turned round: with noise at t = 1 the velocity is eps - x.": _loss(
+            _line, lambda x, eps: x - eps
+        ),
+        "The place is turned round: at t = 0 the pair is at the data.": _loss(
+            lambda x, eps, s: s * x + (1 - s) * eps, _velocity
+        ),
+        "The target is the velocity of the pair, not the noise.": _loss(_line, lambda x, eps: eps),
+        "Sum over the coordinates: (4.2) has the squared length.": _loss(
+            _line, _velocity, lambda e: e.mean(1)
+        ),
+        "The square is missing its partner: sum the squares, do not take the root.": _loss(
+            _line, _velocity, lambda e: e.sum(1).sqrt()
+        ),
+    },
+    praise="Right. This is the whole loss that large image models are trained with.",
+)
+
+
+class _Slope(torch.nn.Module):
+    """One number, times the place; at t = 1 the best one is 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        return self.w * z
+
+
+def _trained(train: Callable) -> float:
+    net, generator = _Slope(), torch.Generator().manual_seed(0)
+
+    def draw() -> tuple[Tensor, Tensor, Tensor]:
+        x = 2 * torch.randn(2048, 1, generator=generator)
+        return x, torch.randn(2048, 1, generator=generator), torch.ones(2048)
+
+    train(net, draw, 200, 0.02)
+    return round(float(net.w.detach()), 1)
+
+
+def _loop(target: Callable, *, clear: bool = True, step: bool = True, sign: int = 1) -> Callable:
+    def train(net: torch.nn.Module, draw: Callable, updates: int, lr: float) -> None:
+        adam = torch.optim.Adam(net.parameters(), lr=lr)
+        for _ in range(updates):
+            x, eps, t = draw()
+            loss = _loss(_line, target)(net, x, eps, t).mean()
+            if clear:
+                adam.zero_grad()
+            (sign * loss).backward()
+            if step:
+                adam.step()
+
+    return train
+
+
+exercise(
+    "04-loop",
+    use=_trained,
+    right=_loop(_velocity),
+    tolerance=0.05,
+    mistakes={
+        "The network has not changed: is there a step of the optimizer?": _loop(
+            _velocity, step=False
+        ),
+        "The network learned the velocity with its sign turned round.": _loop(
+            lambda x, eps: x - eps
+        ),
+        "The gradients of earlier updates are still there: call zero_grad().": _loop(
+            _velocity, clear=False
+        ),
+        "The loss was made larger, not smaller.": _loop(_velocity, sign=-1),
+        "The network learned to predict the data; the target is eps - x.": _loop(lambda x, eps: x),
+    },
+    praise="Right: at t = 1 it learned v = z. For N(0, 4) and all times the loss ends at pi.",
+    hint="At t = 1 and for data with mean zero the network should learn v = z.",
+)
 
 _ONE = torch.tensor([2.0, 0.5, 3.1, 1.7, 0.2], dtype=torch.float64)
 
@@ -62,23 +161,4 @@ exercise(
         ),
     },
     praise="Right: what both networks find hard cancels in the difference.",
-)
-
-
-exercise(
-    "04-rows",
-    use=lambda rows_needed: [rows_needed(2.0, 0.01), rows_needed(5.0, 0.2)],
-    right=lambda s, e: (2 * s / e) ** 2,
-    mistakes={
-        "The standard error falls with the root of the number of rows: square it.": (
-            lambda s, e: 2 * s / e
-        ),
-        "That makes it one standard error; two are wanted.": lambda s, e: (s / e) ** 2,
-        "The two belongs inside the square.": lambda s, e: 2 * (s / e) ** 2,
-        "Square s as well: the variance of a mean is s^2 over the number of rows.": (
-            lambda s, e: 4 * s / e**2
-        ),
-        "The ratio is upside down.": lambda s, e: (e / (2 * s)) ** 2,
-    },
-    praise="Right: for an excess of a hundredth of the spread it is forty thousand rows.",
 )

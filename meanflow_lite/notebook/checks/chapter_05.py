@@ -64,6 +64,24 @@ def _rough(z: Tensor, r: float, t: float) -> Tensor:
 
 
 exercise(
+    "05-by-hand",
+    right=(-1.98, 0.98),
+    tolerance=0.004,
+    mistakes={
+        "u is the displacement, noise less data: -1 + 1.98.": (-1.98, -0.98),
+        "A width of the group at -2 is 0.3 long, so 0.08 widths are 0.024.": ((-1.92, 0.92)),
+        "The share 0.53 is a little more than half, so the point is above the mean of its group.": (
+            (-2.02, 1.02)
+        ),
+        "Among the data the rank 0.16 is in the group at -2, which holds the first 30 percent.": (
+            (-1.0, 0.0)
+        ),
+        "The two are exchanged: first the place, then the average velocity.": (0.98, -1.98),
+    },
+    praise="Right: 0.16 / 0.3 = 0.53, and -2 + 0.08 x 0.3 = -1.98.",
+)
+
+exercise(
     "05-stretch",
     use=lambda whole: whole(_rough, _X, 0.1, 0.4, 0.9),
     right=_stretch,
@@ -99,45 +117,6 @@ exercise(
     },
     praise="Right: the rank at t = 0, looked up among the noise.",
     hint="ndtri takes a rank between zero and one: find that of x among the data first.",
-)
-
-
-def _gaussian(z, r, t, mu, a):
-    sigma_r, sigma_t = (torch.sqrt((1 - s) ** 2 * a**2 + s**2) for s in (r, t))
-    return (z - (1 - r) * mu - sigma_r * (z - (1 - t) * mu) / sigma_t) / (t - r)
-
-
-def _no_mean(z, r, t, mu, a):
-    return _gaussian(z, r, t, 0.0, a)
-
-
-def _fixed_mean(z, r, t, mu, a):
-    return _gaussian(z - mu, r, t, 0.0, a)
-
-
-def _variances(z, r, t, mu, a):
-    var_r, var_t = ((1 - s) ** 2 * a**2 + s**2 for s in (r, t))
-    return (z - (1 - r) * mu - var_r * (z - (1 - t) * mu) / var_t) / (t - r)
-
-
-def _landing(z, r, t, mu, a):
-    return z - (t - r) * _gaussian(z, r, t, mu, a)
-
-
-exercise(
-    "05-gaussian",
-    use=lambda u: u(_X, _R, _T, 1.5, 0.5),
-    right=_gaussian,
-    mistakes={
-        "The mean of z_t is missing: it is (1 - t) mu.": _no_mean,
-        "The mean moves: it is (1 - t) mu at time t and (1 - r) mu at time r.": _fixed_mean,
-        "That takes the ratio of variances: a rank counts standard deviations, so take roots.": (
-            _variances
-        ),
-        "This is where the path is at time r: u is the displacement z - z_r over t - r.": _landing,
-        "The sign is wrong: u is (z_t - z_r) / (t - r).": lambda *a: -_gaussian(*a),
-    },
-    praise="Right: the standard score is the rank of a Gaussian.",
 )
 
 
