@@ -32,7 +32,8 @@ from harness import RESULTS, Cell, rounded, run_cells
 from meanflow_lite.evaluation.digits import judge
 from meanflow_lite.objectives import trained
 from meanflow_lite.runs.data import open_data
-from meanflow_lite.runs.model import WEIGHTS, Model, load, write_info
+from meanflow_lite.runs.folder import WEIGHTS, write_info
+from meanflow_lite.runs.model import Model, load
 from meanflow_lite.runs.settings import PRESETS
 from meanflow_lite.samplers import Times, uniform_times
 from meanflow_lite.training import Trainer

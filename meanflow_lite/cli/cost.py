@@ -9,15 +9,18 @@ import tyro
 
 from meanflow_lite.networks.presets import PRESETS as NETWORKS
 from meanflow_lite.runs.cost import (
+    COPY,
     DIGITS,
     IMAGENET,
     LAUNCH_BOUND,
     TANGENT,
+    checkpoint_bytes,
     duration,
     estimate,
     forward_macs,
     parameters,
     peaks,
+    stalled,
     tokens,
 )
 from meanflow_lite.runs.settings import PRESETS, Settings
@@ -52,7 +55,8 @@ class Cost:
         images = usual if self.images is None else self.images
         found = estimate(settings, self.gpu, self.gpus, images, self.mfu)
         work, (precision, known) = found.passes, peaks(settings)
-        peak = known[self.gpu] / 1e12
+        peak, averages = known[self.gpu] / 1e12, len(settings.ema)
+        one = checkpoint_bytes(config, averages) / COPY
         lines = {
             "network": f"{settings.network}, {parameters(config) / 1e6:.2f} M parameters, "
             f"{tokens(config)} tokens",
@@ -67,6 +71,10 @@ class Cost:
             f"{1000 * found.seconds_per_step:.3g} ms",
             "memory a GPU": f"{found.state_bytes / 2**30:.1f} GiB state + "
             f"{found.activation_bytes / 2**30:.1f} GiB activations of {found.rows} images",
+            "checkpoints": f"{checkpoint_bytes(config, averages) / 2**30:.1f} GiB each; training "
+            f"waits {1000 * one:.0f} ms for the copy of one, "
+            f"{duration(stalled(config, averages, found.hours))} in all at one in 15 minutes (a "
+            f"copy at {COPY / 1e9:g} GB/s is a guess; the file is written beside training)",
             "assumes": f"{self.mfu:.0%} of {peak:g} TFLOPs a second (dense {precision} by the data "
             "sheet) for all passes alike;",
             "": f"a backward pass is two forward passes, a tangent {TANGENT:g}; the reader keeps",

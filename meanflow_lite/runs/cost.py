@@ -111,6 +111,24 @@ def state_bytes(config: DiTConfig, averages: int) -> int:
     return parameters(config) * 4 * (4 + averages)
 
 
+#: Bytes a second at which a state is copied to the memory of the CPU: a guess for PCIe 4, pinned.
+COPY = 20e9
+
+
+def checkpoint_bytes(config: DiTConfig, averages: int) -> int:
+    """Weights, Adam's two averages and the moving averages in float32: what is copied and kept."""
+    return parameters(config) * 4 * (3 + averages)
+
+
+def stalled(config: DiTConfig, averages: int, hours: float, minutes: float = 15.0) -> float:
+    """Hours that training waits for copies of the state, one every ``minutes`` and at the end.
+
+    Writing goes on beside training.
+    """
+    saves = 1 + int(hours * 60 / minutes)
+    return saves * checkpoint_bytes(config, averages) / COPY / 3600
+
+
 def activation_bytes(config: DiTConfig, rows: int, width: int, checkpoint: bool) -> int:
     """What the backward pass keeps of ``rows`` images at ``width`` bytes a number.
 

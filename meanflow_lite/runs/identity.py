@@ -132,9 +132,15 @@ def _value(name: str, text: str, kind: Any) -> Any:
     except (ValueError, SyntaxError):
         value = text
     value = [*value] if isinstance(value, tuple) else [value] if listed else value
+    if "float" in str(kind):  # 1 is a learning rate too
+        value = [_real(v) for v in value] if listed else _real(value)
     if not fits(value, wanted):
         raise ValueError(f"--change {name}={text}: not a value of {name} ({kind})")
     return tuple(value) if listed else value
+
+
+def _real(value: Any) -> Any:
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _listed(kind: Any) -> tuple[Any, bool]:

@@ -88,7 +88,7 @@ def _weights(
     for path in found:
         try:
             return _averaged(path, info, config, average), path
-        except CheckpointError as error:
+        except (CheckpointError, Damage) as error:
             wrong.append(str(error))
     raise CheckpointError("; ".join(wrong) or f"{folder} has no checkpoint yet: train longer")
 
