@@ -13,6 +13,7 @@ function fit(box) {
   return inner.getBoundingClientRect().width > room.clientWidth + 1;
 }
 function reach() {
+  for (const formula of document.querySelectorAll(".bd-article mjx-container")) formula.removeAttribute("tabindex");
   const kinds = ".pst-scrollable-table-container, div.math > mjx-container, span.math > mjx-container, .cell_output, pre";
   for (const box of document.querySelectorAll(`.bd-article :is(${kinds})`)) {
     const formula = box.tagName === "MJX-CONTAINER", holder = formula && box.parentElement.tagName === "DIV" ? box.parentElement : box;

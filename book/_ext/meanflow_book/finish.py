@@ -20,8 +20,12 @@ ICONS = re.compile(r"\s*<(?:script|link)[^>]*fontawesome[^>]*>(?:</script>)?")
 VIEWPORT = re.compile(r'\s*<meta name="viewport"[^>]*>')
 # The theme's second table of contents, for print; search shows it as the first words of a page.
 PRINTED = re.compile(r'<div id="jb-print-docs-body".*?(?=<div id="searchbox">)', re.S)
-SIDEBAR = '<div class="bd-sidebar-primary'
-LANDMARK = '<div role="complementary" aria-label="Contents of the book" class="bd-sidebar-primary'
+SIDEBAR = '<div id="pst-primary-sidebar" class'
+LANDMARK = '<div role="complementary" aria-label="The book" id="pst-primary-sidebar" class'
+# The index of the search, which only the page of the search uses.
+INDEX = re.compile(r'\s*<script src="[^"]*searchindex\.js[^"]*"></script>')
+# MathJax in parts: the one file has menus and speech in it that no page here uses.
+WHOLE, PARTS = "mathjax/tex-chtml.js", "mathjax/startup.js"
 LOST = """<h1>There is no page here</h1>
 <p>The page may have moved when the chapters were divided anew. The
 <a href="/index.html">first page</a> lists all of them, and the <a href="/search.html">search</a>
@@ -71,7 +75,9 @@ def lost(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
 
 def polish(html: str) -> str:
     """A built page without what is too heavy, twice there or outside a landmark."""
-    html = ICONS.sub("", html)
+    html = ICONS.sub("", html).replace(WHOLE, PARTS)
+    if 'id="search-results"' not in html:
+        html = INDEX.sub("", html)
     first, rest = html.split("</head>", 1)
     views = VIEWPORT.findall(first)
     first = VIEWPORT.sub("", first).replace("</title>", "</title>" + (views or [""])[0], 1)
