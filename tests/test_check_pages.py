@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import re
 import shutil
@@ -12,16 +14,26 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from PIL import Image
 
 pytest.importorskip("playwright.sync_api")
 pytest.importorskip("axe_playwright_python")
 
 from playwright.sync_api import sync_playwright  # noqa: E402
 
+from meanflow_lite.notebook.live import PICTURES, live_html  # noqa: E402
 from tools import check_pages as tool  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 needs_browser = pytest.mark.skipif(tool.find_browser() is None, reason="no browser is installed")
+
+
+def white_square() -> bytes:
+    """A picture of twenty white pixels each way."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 20), "white").save(buffer, format="PNG")
+    return buffer.getvalue()
+
 
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 OTHER = "data:image/gif;base64,R0lGODlhAQABAIAAAP///////yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
@@ -31,13 +43,22 @@ SLIDER = f"""<div class="mf-slider" id="s"><img src="{PIXEL}" alt="a picture tha
 </div>"""
 COPY = """<div class="highlight"><pre>a = 1</pre><button class="copybtn" aria-label="Copy"
 onclick="navigator.clipboard.writeText(this.previousElementSibling.innerText)">c</button></div>"""
+DRAWING = """<figure><svg role="img" aria-label="a drawing with a word" width="200" height="40">
+<text fill="currentColor" y="20">word</text></svg></figure>"""
 SOUND = f"""<!DOCTYPE html><html lang="en"><head><title>Sound</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>body {{ background: #fff; color: #111; }}
-html[data-theme="dark"] body {{ background: #111; color: #eee; }}</style></head>
-<body><main><article><h1>Sound</h1><p>A sentence.</p>
+html[data-theme="dark"] body {{ background: #111; color: #eee; }}
+pre {{ overflow: auto; }} @media print {{ pre {{ white-space: pre-wrap; }} }}</style></head>
+<body><main><article><h1>Sound</h1><p>A sentence.</p>{DRAWING}
 <img src="{PIXEL}" alt="one gray pixel">{SLIDER}{COPY}</article></main></body></html>"""
 
+WHITE = "data:image/png;base64," + base64.b64encode(white_square()).decode()
+LIVE = live_html("weight", id="w", caption="An error and the number that is printed.")
+FORMULA = (
+    "<div class='math{mark}' style='{scroll}'><mjx-container display='true'>"
+    "<mjx-math style='display: block; width: {width}px'>z</mjx-math></mjx-container></div>"
+)
 FAULTS = [
     ("alt text", 'alt="one gray pixel"', 'alt="x"', "image without alt text"),
     (
@@ -79,6 +100,58 @@ FAULTS = [
     ),
     ("contrast in the dark", "color: #eee", "color: #333", "color-contrast"),
     ("no language", ' lang="en"', "", "accessibility, html-has-lang"),
+    ("text outside a landmark", "<main>", "<p>Outside.</p><main>", "accessibility, region"),
+    (
+        "code that is cut",
+        "a = 1",
+        "a = " + "1 + " * 400 + "1",
+        "code is cut",
+    ),
+    (
+        "a formula that is cut",
+        "A sentence.",
+        FORMULA.format(width=3000, scroll="overflow: hidden", mark=""),
+        "a formula is cut without a sign",
+    ),
+    (
+        "a tab stop for nothing",
+        "A sentence.",
+        "<span tabindex='0'>A stop.</span>",
+        "a tab stop where nothing scrolls",
+    ),
+    (
+        "a comma at the start of a line",
+        "A sentence.",
+        "<mjx-container>z</mjx-container><br>, and so on",
+        "begins with punctuation",
+    ),
+    ("a pale word in a figure", "currentColor", "#aaa", "a word in a figure has contrast"),
+    ("a word that the dark swallows", "currentColor", "#333", "a word in a figure has contrast"),
+    (
+        "a white box in the dark",
+        "<figure>",
+        "<figure style='background: #fff'>",
+        "a white box in the dark",
+    ),
+    (
+        "a white picture in the dark",
+        "A sentence.",
+        f"<img src='{WHITE}' alt='one white square here' width='9'>",
+        "a picture with a white ground",
+    ),
+    (
+        "a table that paper cuts",
+        "A sentence.",
+        "<div class='cell_output' style='overflow: auto'>"
+        "<div style='width: 800px'>wide</div></div>",
+        "paper would cut",
+    ),
+    (
+        "code that paper cuts",
+        "a = 1",
+        "<b style='white-space: pre'>" + "1 + " * 400 + "1</b>",
+        "paper would cut code",
+    ),
 ]
 
 
@@ -125,6 +198,36 @@ def test_a_planted_fault_is_found(browser, site, old, new, says):
     assert old in SOUND
     found = problems(browser, site, SOUND.replace(old, new))
     assert any(says in p for p in found), found
+
+
+@needs_browser
+def test_live_pictures_of_a_page_are_tried_with_a_finger(browser, site):
+    page = SOUND.replace("A sentence.", LIVE)
+    assert problems(browser, site, page, "phone") == []
+    dead = page.replace('addEventListener("keydown"', 'addEventListener("off"')
+    assert any("does not answer the keyboard" in p for p in problems(browser, site, dead, "phone"))
+
+
+@needs_browser
+def test_a_formula_that_scrolls_and_says_so_is_fine(browser, site):
+    wide = FORMULA.format(width=3000, scroll="overflow: auto' tabindex='0", mark=" mf-scroll")
+    assert problems(browser, site, SOUND.replace("<p>A sentence.</p>", wide)) == []
+
+
+def test_a_page_that_loads_too_much_is_told():
+    assert tool.too_heavy({"a/small.js": 10_000}) == []
+    assert "big.js 2.00" in tool.too_heavy({"a/big.js": 2_000_000, "b.css": 5})[0]
+
+
+def test_a_book_without_live_pictures_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "HTML", tmp_path)
+    (tmp_path / "page.html").write_text(LIVE * 12, "utf-8")
+    assert "1 kinds of live pictures" in tool.count_live(["page"])[0]
+    many = "".join(
+        live_html(kind, id=kind, caption="All the kinds that there are.") for kind in PICTURES
+    )
+    (tmp_path / "page.html").write_text(many, "utf-8")
+    assert tool.count_live(["page"]) == []
 
 
 @needs_browser

@@ -17,6 +17,9 @@ from sphinx.application import Sphinx
 TITLE = "MeanFlow, checked"
 # The theme's icons are a script of 1.5 MB; pages.css draws the dozen that are used.
 ICONS = re.compile(r"\s*<(?:script|link)[^>]*fontawesome[^>]*>(?:</script>)?")
+NAMES = re.compile(
+    r'\.fa-[a-z0-9-]+:{1,2}before(?:,\.fa-[a-z0-9-]+:{1,2}before)*\{content:"[^"]*"\}'
+)
 VIEWPORT = re.compile(r'\s*<meta name="viewport"[^>]*>')
 # The theme's second table of contents, for print; search shows it as the first words of a page.
 PRINTED = re.compile(r'<div id="jb-print-docs-body".*?(?=<div id="searchbox">)', re.S)
@@ -91,6 +94,8 @@ def polish_all(app: Sphinx, exception: Exception | None) -> None:
             text = path.read_text("utf-8")
             if "</head>" in text and (better := polish(text)) != text:
                 path.write_text(better, "utf-8")
+        for path in Path(app.outdir).glob("_static/styles/pydata-sphinx-theme.css"):
+            path.write_text(NAMES.sub("", path.read_text("utf-8")), "utf-8")
 
 
 def setup(app: Sphinx) -> None:
