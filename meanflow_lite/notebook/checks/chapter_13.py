@@ -1,4 +1,4 @@
-"""Exercises of chapter 13: two targets, a limit, five methods with a mistake each."""
+"""Exercises of chapter 13: a limit, and five methods with a mistake each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from meanflow_lite.notebook.bugs import CATALOG, Bug
 from meanflow_lite.notebook.exercises import exercise
@@ -60,81 +59,6 @@ def probe(suspect: Any) -> str:
     return ", ".join(said)
 
 
-_Z = torch.linspace(-2.0, 2.0, 6, dtype=torch.float64).reshape(3, 2)
-
-
-_V = torch.linspace(1.0, -1.5, 6, dtype=torch.float64).reshape(3, 2)
-
-
-_R = torch.tensor([[0.1], [0.2], [0.0]], dtype=torch.float64)
-
-
-_T = torch.tensor([[0.3], [0.9], [1.0]], dtype=torch.float64)
-
-
-_A = torch.tensor([[0.25], [0.6], [0.1]], dtype=torch.float64)
-
-
-def _field(z: Tensor, r: Tensor, t: Tensor) -> Tensor:
-    return torch.sin(z + 2 * t - r) + t * t + 3 * r
-
-
-def _target(
-    sign: float = -1.0, swap: bool = False, s_from_r: bool = False, late: bool = False
-) -> Callable[..., Tensor]:
-    def target(u: Any, z: Tensor, r: Tensor, t: Tensor, v: Tensor, a: Tensor) -> Tensor:
-        s = r + a * (t - r) if s_from_r else t - a * (t - r)
-        rest = u(z + sign * (t - s) * v, r, t if late else s)
-        return (1 - a) * v + a * rest if swap else a * v + (1 - a) * rest
-
-    return target
-
-
-exercise(
-    "13-alphaflow",
-    use=lambda target: target(_field, _Z, _R, _T, _V, _A),
-    right=_target(),
-    mistakes={
-        "z_s lies towards the data: z - (t - s) v. The plus is a misprint of the paper.": _target(
-            sign=1.0
-        ),
-        "The weights are exchanged: the share a of the way goes along v.": _target(swap=True),
-        "s is a share a below t, not above r: s = t - a (t - r).": _target(s_from_r=True),
-        "The rest of the way starts at s: ask the field for (z_s, r, s).": _target(late=True),
-        "The state has not moved: ask the field at z_s.": _target(sign=0.0),
-    },
-    praise="Right: a share along v, and the network for the rest.",
-)
-
-
-def _value(
-    sign: float = -1.0, tangent: tuple[float, float] = (1.0, 0.0), length: bool = True
-) -> Callable[..., Tensor]:
-    def value_of(u: Any, z: Tensor, r: Tensor, t: Tensor) -> Tensor:
-        at_r, at_t = tangent
-        tangents = (0 * z, at_r + 0 * r, at_t + 0 * t)
-        value, slope = jvp(u, (z, r, t), tangents)[:2]
-        return value + sign * (t - r if length else 1.0) * slope
-
-    return value_of
-
-
-exercise(
-    "13-terminal",
-    use=lambda value: value(_field, _Z, _R, _T),
-    right=_value(),
-    mistakes={
-        "The sign is MeanFlow's other way round: differentiate (t - r) u in r, and u itself comes "
-        "out with a minus.": _value(sign=1.0),
-        "The 1 stands at t: TVM differentiates in r, the tangent is (0, 1, 0).": _value(
-            tangent=(0.0, 1.0)
-        ),
-        "The factor t - r is missing.": _value(length=False),
-    },
-    praise="Right: minus the derivative of (t - r) u in r is the velocity at the end of the jump.",
-)
-
-
 exercise(
     "13-alpha",
     use=lambda alpha: torch.tensor([alpha(1, 8), alpha(3, 8), alpha(64, 64)], dtype=torch.float64),
@@ -142,6 +66,7 @@ exercise(
     mistakes={
         "That is t - s; alpha is its share of the whole jump from t to 0.": lambda k, n: 1 / n,
         "That is s / t, the share that is left to the network.": lambda k, n: (k - 1) / k,
+        "That is one over s / (t - s); divide t - s by t.": lambda k, n: 1 / max(k - 1, 1),
     },
     praise="Right: (t - s) / t = 1 / k, which is one at the first point of every grid.",
 )
