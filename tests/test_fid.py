@@ -24,6 +24,7 @@ from meanflow_lite.evaluation.metrics import (
     precision_recall,
     together,
 )
+from meanflow_lite.files import write_json
 
 
 def run(*arguments) -> None:
@@ -344,10 +345,15 @@ def test_unfinished_samples_and_a_damaged_note_are_refused(tmp_path, capsys):
     for i in range(40):
         Image.fromarray(held()[i, ..., 0]).save(tmp_path / f"{i:06d}.png")
     note = tmp_path / "samples.json"
-    note.write_text(json.dumps({"complete": False, "labels": [0] * 40}))
+    about = {"format": 1, "complete": False, "count": 40, "labels": [0] * 40}
+    write_json(note, about)
     assert "has not ended" in refusal(capsys, "fid", "--samples", tmp_path)
-    for text in ("", "{", "[]", '{"labels": "all"}', '{"labels": [1.5]}', "[" * 100_000):
+    digests = [json.dumps({**about, "checksum": "0" * 64})]
+    for text in ("", "{", "[]", "[" * 100_000, *digests):
         note.write_text(text)
+        assert "samples.json is damaged" in refusal(capsys, "fid", "--samples", tmp_path)
+    for labels in ("all", [1.5]):
+        write_json(note, {**about, "labels": labels})
         assert "samples.json is damaged" in refusal(capsys, "fid", "--samples", tmp_path)
     note.unlink()
     run("fid", "--samples", tmp_path)

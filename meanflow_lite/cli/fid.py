@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -88,7 +89,7 @@ class Fid:
             raise ValueError(
                 f"--crop cuts the images of a folder, but --reference is {self.reference!r}"
             )
-        if not self.samples.exists():
+        if not os.path.lexists(self.samples):
             raise ValueError(
                 f"--samples {self.samples}: there is no such folder or file. Write it with "
                 "`meanflow-lite sample`"
@@ -135,6 +136,8 @@ class Fid:
         try:
             return Inception(self.inception_weights, device)
         except OSError as error:
+            if self.inception_weights is not None:
+                raise
             raise ValueError(
                 f"cannot load Inception's weights ({error}): where there is no network, fetch "
                 f"{FILE} from torch-fidelity's release v0.2.0 elsewhere, and give "

@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from meanflow_lite.data.digits import to_uint8
+from meanflow_lite.data.image_sets import NOTE_FORMAT
 from meanflow_lite.data.listing import SUFFIXES
 from meanflow_lite.files import locked
 from meanflow_lite.runs.model import Model, load
@@ -118,6 +119,7 @@ class Sample:
     def _about(self, model: Model, labels: torch.Tensor) -> dict:
         info = model.info
         about = {
+            "format": NOTE_FORMAT,
             "model": str(self.model),
             "weights": weights_digest(model.net),
             "label_protocol": protocol(self.labels),

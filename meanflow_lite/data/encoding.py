@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from meanflow_lite.data.latents import (
     sidecar_path,
 )
 from meanflow_lite.data.vae import Vae
-from meanflow_lite.files import Damage, read_json, set_aside, write_bytes, write_json
+from meanflow_lite.files import Damage, OtherVersion, read_json, set_aside, write_bytes, write_json
 
 #: Threads that read and crop images while the VAE works.
 READERS = 8
@@ -205,6 +206,9 @@ def _encode_shard(work: Work, index: int, batch: int, on_images: Callable[[int],
     data = np.concatenate(chunks) if chunks else np.empty((0, 1, 2, 1, 1), np.float32)
     buffer = io.BytesIO()
     np.save(buffer, data)
+    for path in (shard_path(work.folder, index), sidecar_path(work.folder, index)):
+        if os.path.lexists(path) and not path.is_file():  # a folder, a pipe, a link in a circle
+            set_aside(path)
     sidecar = {
         "format": FORMAT,
         "of": _of(work.about),
@@ -314,7 +318,7 @@ def _first_change(
 def _is_there(work: Work, index: int) -> bool:
     try:
         sidecar = read_sidecar(work.folder, index)
-    except (Damage, FileNotFoundError):
+    except (Damage, OtherVersion, FileNotFoundError):
         return False
     wanted = _digest(work.images.names[row] for row in work.rows(index))
     same = (sidecar["of"], sidecar.get("wanted")) == (_of(work.about), wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -19,10 +20,12 @@ from torch import Tensor
 
 from meanflow_lite.data.images import opened, read_image, scan, to_rgb
 from meanflow_lite.data.listing import pictures
-from meanflow_lite.files import Damage, fits, read_json
+from meanflow_lite.files import Damage, OtherVersion, fits, read_json
 from meanflow_lite.files.read import plain
 
-GRID, NOTE = "grid.png", "samples.json"
+GRID, NOTE, NOTE_FORMAT = "grid.png", "samples.json", 1
+#: What a note of the sample command has at least.
+ABOUT = {"complete": bool, "count": int, "labels": list[int]}
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, NotImplementedError)
 
 
@@ -132,6 +135,10 @@ def describe(path: Path | str) -> dict:
         if labels is not None and not fits(labels, list[int]):
             raise Damage(where, "its labels are not a list of whole numbers")
         return about
+    except OtherVersion as error:
+        raise ValueError(
+            f"{error}. Or move the note away to judge the images without it"
+        ) from error
     except (Damage, ValueError, RecursionError) as error:
         said = error.what if isinstance(error, Damage) else error
         raise ValueError(
@@ -141,8 +148,6 @@ def describe(path: Path | str) -> dict:
 
 
 def _note_in(path: Path) -> dict:
-    if not path.is_file():
-        return {}
     with plain(path) as file:
         try:
             stored = np.load(file, allow_pickle=False)
@@ -155,7 +160,7 @@ def _note_in(path: Path) -> dict:
 
 
 def _note_beside(note: Path) -> dict:
-    return read_json(note, {}) if note.exists() else {}
+    return read_json(note, ABOUT, NOTE_FORMAT) if os.path.lexists(note) else {}
 
 
 def _open_folder(path: Path, crop: int | None, exif: bool, skip_bad: bool) -> ImageSet:
@@ -202,8 +207,9 @@ def _open_npz(path: Path) -> ImageSet:
         with _arrays(path) as file:
             shape, fortran, dtype = _header(file)
     except _DAMAGE as error:
+        said = error.what if isinstance(error, Damage) else error
         raise ValueError(
-            f"{path} is damaged, or not an npz with an array arr_0 ({error})"
+            f"{path} is damaged, or not an npz with an array arr_0 ({said})"
         ) from error
     if dtype != np.uint8 or len(shape) != 4 or shape[-1] not in (1, 3) or fortran:
         raise ValueError(

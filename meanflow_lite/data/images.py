@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ class ImageFolder:
             place = root / name if labeled else root
             found, left = pictures(place)
             if not found:
-                raise ValueError(f"class folder {place} holds no images: remove or fill it")
+                raise ValueError(f"class folder {place} holds no images: fill it, or move it away")
             paths += found
             labels += [label] * len(found)
             unread += left
@@ -141,17 +141,23 @@ def opened(path: Path) -> Iterator[Image.Image]:
     An ``OSError`` of the file system (permission, input and output) is passed on as it is.
     """
     try:
-        with plain(path) as file, warnings.catch_warnings():
+        with plain(path) as file:
+            yield from _opened(path, file)
+    except Damage as error:
+        raise BadImage(f"{path}: {error.what}") from error
+    except FileNotFoundError as error:
+        raise BadImage(f"{path} is missing, or a link that leads nowhere") from error
+
+
+def _opened(path: Path, file: IO[bytes]) -> Iterator[Image.Image]:
+    try:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata; the limit on sizes is our own
             with Image.open(file) as image:
                 check_header(image)
                 yield image
     except BadImage as error:
         raise BadImage(f"{path}: {error}") from error
-    except Damage as error:
-        raise BadImage(f"{path}: {error.what}") from error
-    except FileNotFoundError as error:
-        raise BadImage(f"{path} is missing, or a link that leads nowhere") from error
     except Exception as error:  # Pillow raises many types for damaged files
         if isinstance(error, OSError) and error.errno is not None:
             raise

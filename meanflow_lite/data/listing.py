@@ -33,7 +33,7 @@ def folders(root: Path) -> list[str]:
                 raise ValueError(f"{entry} is a link that leads nowhere, or in a circle: remove it")
             if _identity(entry) in above:
                 raise ValueError(
-                    f"{entry} is a link that leads back to {entry.resolve()}: remove it"
+                    f"{entry} is a link that leads back to {entry.resolve()}: move it away"
                 )
         if entry.is_dir():
             found.append(entry.name)

@@ -87,9 +87,13 @@ def _weights(
     wrong: list[str] = []
     for path in found:
         try:
-            return _averaged(path, info, config, average), path
+            tensors = _averaged(path, info, config, average)
         except (CheckpointError, Damage) as error:
             wrong.append(str(error))
+            continue
+        if wrong:
+            warnings.warn(f"{'; '.join(wrong)}; {path} is taken instead", stacklevel=3)
+        return tensors, path
     raise CheckpointError("; ".join(wrong) or f"{folder} has no checkpoint yet: train longer")
 
 

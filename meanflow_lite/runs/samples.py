@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 
 from meanflow_lite.data.batches import seeded
-from meanflow_lite.data.image_sets import GRID, NOTE
-from meanflow_lite.files import Damage, read_json, write_bytes, write_json, writing
+from meanflow_lite.data.image_sets import ABOUT, GRID, NOTE, NOTE_FORMAT
+from meanflow_lite.files import Damage, OtherVersion, read_json, write_bytes, write_json, writing
 from meanflow_lite.runs.images import as_picture, save_grid
 
 #: Samples in one piece of an npz.
@@ -151,8 +151,8 @@ def _add(archive: zipfile.ZipFile, name: str, value: np.ndarray) -> None:
 def _note(path: Path) -> dict[str, Any] | None:
     """A description, or None if there is none that is sound."""
     try:
-        return read_json(path, {})
-    except (Damage, FileNotFoundError):
+        return read_json(path, ABOUT, NOTE_FORMAT)
+    except (Damage, OtherVersion, FileNotFoundError):
         return None
 
 
