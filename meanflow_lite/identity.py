@@ -11,7 +11,8 @@ so :math:`\mathrm{d}u/\mathrm{d}t` is one Jacobian-vector product, with tangent
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from jaxtyping import Float, Int
@@ -47,6 +48,25 @@ def in_float32(like: Tensor) -> torch.autocast:
     return torch.autocast(like.device.type, enabled=False)
 
 
+_wants_float32 = False
+
+
+@contextmanager
+def derivatives_in_float32(wanted: bool = True) -> Iterator[None]:
+    """A region in which derivatives are taken in float32, also under autocast.
+
+    The rows that have a derivative then leave the pass of the others, value and derivative
+    together. Published recipes in bfloat16 do so; what it is worth was measured:
+    ``benchmarks/derivative_precision.py``.
+    """
+    global _wants_float32
+    before, _wants_float32 = _wants_float32, wanted
+    try:
+        yield
+    finally:
+        _wants_float32 = before
+
+
 def directional_derivative(
     u: Field,
     z: Tensor,
@@ -72,14 +92,18 @@ def directional_derivative(
         ValueError: if a shape does not match, or the field returns another shape than ``z``.
     """
     _check_shapes(z, r, t, dz)
-    fast = getattr(u, "forward_with_tangent", None) if detach else None
-    if fast is not None:
-        value, derivative = fast(z, r, t, dz, dr, dt, y)
-    else:
+    apart = _wants_float32 and torch.is_autocast_enabled(z.device.type)
+    fast = detach and hasattr(u, "forward_with_tangent")
 
-        def pushed(u: Field, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None) -> Pair:
+    def pushed(u: Field, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None) -> Pair:
+        with in_float32(z) if apart else nullcontext():
+            if fast:
+                return u.forward_with_tangent(z, r, t, dz, dr, dt, y)  # pyright: ignore
             return jvp(lambda z, r, t: u(z, r, t, y), (z, r, t), (dz, dr, dt))[:2]
 
+    if fast and not apart:
+        value, derivative = pushed(u, z, r, t, y)
+    else:
         value, derivative = _last_rows(pushed, len(dz), u, z, r, t, y)
     if value.shape != z.shape:
         raise ValueError(

@@ -47,6 +47,7 @@ class Settings:
         plain_epochs: first epochs without guidance, for runs that start from a SiT checkpoint.
         latent_scale: factor on latents, from a cache only.
         bf16: run the network in bfloat16 (autocast).
+        derivative_fp32: with `--bf16 True`, take derivatives in float32, in a pass of their own.
         tf32: multiply float32 matrices in TF32 on a GPU: several times as fast, ten bits of
             mantissa. Off, so that float32 means float32. Of no use with `--bf16 True`.
         compile: compile the step with `torch.compile`.
@@ -80,6 +81,7 @@ class Settings:
     plain_epochs: float = 0.0
     latent_scale: float = 0.18215
     bf16: bool = False
+    derivative_fp32: bool = False
     tf32: bool = False
     compile: bool = False
     checkpoint: bool = False

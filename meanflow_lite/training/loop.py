@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from meanflow_lite.data.batches import Ahead, Batches
 from meanflow_lite.fields import Field
+from meanflow_lite.identity import derivatives_in_float32
 from meanflow_lite.objectives.base import Context, Draw, Loss, Objective, trained
 from meanflow_lite.randomness import Random
 from meanflow_lite.training.ema import Ema
@@ -32,7 +33,8 @@ class TrainConfig:
     learning rate falls linearly to zero at the end (0: constant, as published). ``ema`` holds
     the rates of the sampling averages; the first is the one that is sampled from. So many steps
     in a row as ``skip_nonfinite`` says may have a loss or gradient that is not finite; they change
-    nothing.
+    nothing. ``bf16`` runs the network in bfloat16 by autocast, over float32 weights; with
+    ``derivative_fp32`` all but the rows that need a derivative.
     """
 
     steps: int = 3000
@@ -45,6 +47,7 @@ class TrainConfig:
     ema: tuple[float, ...] = (0.999,)
     accumulate: int = 1
     bf16: bool = False
+    derivative_fp32: bool = False
     compile: bool = False
     seed: int = 0
     skip_nonfinite: int = 0
@@ -124,6 +127,11 @@ class Trainer:
         teacher: nn.Module | Field | None = None,
         ahead: bool | None = None,
     ) -> None:
+        if half := {p.dtype for p in net.parameters()} & {torch.float16, torch.bfloat16}:
+            raise ValueError(
+                f"the weights are {half.pop()}: small updates would be rounded away. Keep them in "
+                "float32, net.float(), and set bf16=True, which computes in bfloat16"
+            )
         self.net, self.objective, self.batches, self.config = net, objective, batches, config
         self.teacher = teacher
         self.step, self.stage, self.skipped = 0, objective.stage(0.0), 0
@@ -258,6 +266,7 @@ class Trainer:
             stack.enter_context(
                 torch.autocast(self.device.type, torch.bfloat16) if config.bf16 else nullcontext()
             )
+            stack.enter_context(derivatives_in_float32(config.derivative_fp32))
             loss = self.call(draw, ctx)
         (loss.per_sample.mean() / config.accumulate).backward()
         return loss
