@@ -14,7 +14,7 @@ OMP_NUM_THREADS ?= 1
 MPLBACKEND ?= Agg
 export OMP_NUM_THREADS MPLBACKEND
 
-.PHONY: help setup book test check unit format notebooks portable colab clean
+.PHONY: help setup book test check unit lowest format notebooks portable colab clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,15 @@ check: $(STAMP)  ## the inner loop: lint, types, conventions, fast tests
 
 unit: $(STAMP)  ## all tests of the library, slow ones too; no notebook, no page
 	$(BIN)/pytest -q -n 2 --dist loadfile tests
+
+# uv finds the lowest set of versions that the bounds in pyproject.toml allow; pip installs it.
+lowest: $(STAMP)  ## the fast tests at the lowest declared versions, in .venv-lowest
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	$(BIN)/uv pip compile -q --resolution lowest-direct --no-annotate --python .venv-lowest/bin/python \
+		--extra test --extra weights pyproject.toml -o .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install -q -r .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install -q --no-deps -e .
+	.venv-lowest/bin/python -m pytest -q -n 2 -m "not slow" tests
 
 format: $(STAMP)  ## formats the code
 	$(BIN)/ruff check --fix .
