@@ -1,4 +1,4 @@
-"""Exercises of chapter 16: the guided target, refits, three suspects."""
+"""Exercises of chapter 16: the weights of a target, refits, three suspects."""
 
 from __future__ import annotations
 
@@ -42,38 +42,18 @@ def _not_divided(
 SUSPECTS: dict[int, GuidedTarget] = {1: _label_kept, 2: _not_divided, 3: _no_kappa_in_the_rest}
 
 
-_V, _OWN, _NONE = torch.linspace(-2.0, 2.0, 12, dtype=torch.float64).reshape(3, 2, 2)
-
-
-Mix = Callable[[Tensor, Tensor, Tensor, float, float], Tensor]
-
-
-def _mix(mix: Mix) -> Tensor:
-    return torch.stack([mix(_V, _OWN, _NONE, *at) for at in ((1.0, 0.5), (3.0, 0.0), (0.3, 0.9))])
-
-
 exercise(
-    "16-target",
-    use=_mix,
-    right=lambda v, own, none, omega, kappa: omega * v + kappa * own + (1 - omega - kappa) * none,
+    "16-weights",
+    use=lambda three: [float(number) for number in three],
+    right=(1.0, 0.75, -0.75),
     mistakes={
-        "The weights must sum to one: kappa is missing in that of the null label.": (
-            lambda v, own, none, omega, kappa: omega * v + kappa * own + (1 - omega) * none
-        ),
-        "The two evaluations of the network are exchanged.": (
-            lambda v, own, none, omega, kappa: omega * v + kappa * none + (1 - omega - kappa) * own
-        ),
-        "This holds for kappa = 0; the own velocity is missing.": (
-            lambda v, own, none, omega, kappa: omega * v + (1 - omega) * none
-        ),
-        "omega is the weight itself here: do not divide it by 1 - kappa.": (
-            lambda v, own, none, omega, kappa: (
-                omega / (1 - kappa) * v + kappa * own + (1 - omega / (1 - kappa) - kappa) * none
-            )
-        ),
+        "omega is the scale times 1 - kappa: 4 times 1/4.": (4.0, 0.75, -3.75),
+        "The weights must sum to one: kappa is missing in the last.": (1.0, 0.75, 0.0),
+        "The two evaluations of the network are exchanged.": (1.0, -0.75, 0.75),
+        "That holds for kappa = 0; the own velocity is missing.": (4.0, 0.0, -3.0),
     },
-    praise="Right: three velocities whose weights sum to one.",
-    hint="The weights of v, own and none are omega, kappa and what is left of one.",
+    praise="Right: the noise of plain MeanFlow, and three weights that sum to one.",
+    hint="omega, kappa, and what is left of one.",
 )
 
 
@@ -99,22 +79,22 @@ exercise(
 
 exercise(
     "16-suspects",
-    right=("label kept", "scale not divided", "weights do not sum to one"),
+    right=("label kept", "not divided", "sum"),
     mistakes={
         "One and three are exchanged: look for the one that never asks the null label.": (
-            "weights do not sum to one",
-            "scale not divided",
+            "sum",
+            "not divided",
             "label kept",
         ),
         "Two and three are exchanged: the weights of two do sum to one.": (
             "label kept",
-            "weights do not sum to one",
-            "scale not divided",
+            "sum",
+            "not divided",
         ),
         "One and two are exchanged: the weight of v in one is the right one.": (
-            "scale not divided",
+            "not divided",
             "label kept",
-            "weights do not sum to one",
+            "sum",
         ),
     },
     praise="Right: no guidance at all, twice the guidance, and velocities that are too long.",
