@@ -15,6 +15,20 @@ _SLOPE = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
 _V = torch.tensor([[0.4, -1.0], [2.0, 0.3], [-0.7, 1.2]], dtype=torch.float64)
 
 
+exercise(
+    "08-dual",
+    right=(0.5, 1.75),
+    mistakes={
+        "The place moves with -1, not with 1: its part is -t^2.": (0.5, 2.25),
+        "The place moves too: its part, v t^2 = -0.25, is missing.": (0.5, 2.0),
+        "The clock runs too: its part, 2 z t = 2, is missing.": (0.5, -0.25),
+        "The derivative of t^2 is 2 t, so the part of t is 2 z t = 2.": (0.5, 0.75),
+        "The value is z t^2 = 2 x 0.25.": (1.0, 1.75),
+    },
+    praise="Right: (2 - d)(0.25 + d) = 0.5 + 1.75 d.",
+)
+
+
 def _gate(a):
     return torch.sigmoid(a)
 
@@ -47,12 +61,17 @@ def _net(z, t, h):
     return torch.sin(z * (1 + t)[:, None]) + (h**2)[:, None] * z + (t * h)[:, None]
 
 
+def _times(tangent, like):
+    """A number, [B] or [B, 1], as [B]."""
+    return torch.as_tensor(tangent, dtype=like.dtype).reshape(-1).expand_as(like)
+
+
 def _slope(tangents):
     dz, dt, dh = tangents(_V)
     t = torch.tensor([0.9, 0.6, 0.8], dtype=torch.float64)
     h = torch.tensor([0.9, 0.2, 0.5], dtype=torch.float64)
     z = torch.tensor([[1.0, 0.2], [-0.3, 0.8], [0.5, -1.5]], dtype=torch.float64)
-    along = (dz, torch.full_like(t, float(dt)), torch.full_like(h, float(dh)))
+    along = (torch.as_tensor(dz).expand_as(z), _times(dt, t), _times(dh, h))
     return torch.func.jvp(_net, (z, t, h), along)[1]
 
 
