@@ -264,7 +264,7 @@ class DriftGenerator(nn.Module):
         check_conditions(CONDITIONS, cond)
         rows = {"y": y, "omega": cond.get("omega")}
         check_rows(z, (config.channels, config.image_size, config.image_size), rows)
-        noise, wanted = cond.get("noise_labels"), (len(z), config.noise_coordinates)
+        noise, wanted = cond.get("noise_labels"), (*z.shape[:1], config.noise_coordinates)
         if noise is not None and noise.shape != wanted:
             raise ValueError(f"noise_labels must be {wanted}, got {tuple(noise.shape)}")
         if y is None:

@@ -24,6 +24,7 @@ from meanflow_lite.runs.identity import short
 from meanflow_lite.runs.sampling import Model
 from meanflow_lite.training import CheckpointError, checkpoints, read_checkpoint
 from meanflow_lite.training.checkpoint import Tensors, check_shapes, read_manifest
+from meanflow_lite.weights.hub import run_folder
 
 
 def load(
@@ -34,9 +35,10 @@ def load(
 ) -> Model:
     """The model of a run: its final weights, or the average in its newest checkpoint.
 
-    ``digits`` is the model that comes with the package. ``step`` takes the checkpoint of that
-    step; ``average`` the moving average of that rate, or ``"net"`` the weights themselves, of
-    the newest checkpoint if no step is said.
+    ``digits`` is the model that comes with the package; a published name such as ``imf-b2`` is
+    fetched and imported at its first use; ``hf:OWNER/REPOSITORY`` is a run on the Hub. ``step``
+    takes the checkpoint of that step; ``average`` the moving average of that rate, or ``"net"``
+    the weights themselves, of the newest checkpoint if no step is said.
 
     Raises:
         ValueError: if the folder holds no run, or not that step or average.
@@ -61,10 +63,13 @@ def _locate(folder: Path | str) -> Path:
     path = Path(folder)
     if not (path / RUN).exists() and str(folder) == "digits":
         path = Path(str(files("meanflow_lite"))) / "results" / "digits"
+    if not path.exists():
+        path = run_folder(str(folder)) or path
     if not path.is_dir() or RUN not in {p.name for p in path.iterdir()}:
         raise ValueError(
             f"{path} is not the folder of a run (it has no {RUN}): give the --out of a "
-            "`meanflow-lite train`, or `digits` for the model that comes with the package"
+            "`meanflow-lite train` or `import`, `digits` for the model that comes with the "
+            "package, a published name such as imf-b2, or hf:OWNER/REPOSITORY"
         )
     return path
 

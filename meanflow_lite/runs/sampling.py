@@ -112,7 +112,7 @@ class Model:
         if omega is not None and not omega > 0:
             raise ValueError(f"omega is positive: got {omega}")
         given = {"omega": omega, "t_min": low, "t_max": high}
-        values = {n: v if given[n] is None else given[n] for n, v in known.items()}
+        values = {**known, **{n: v for n, v in given.items() if v is not None and n in known}}
         return {n: torch.full((rows,), float(v), device=self.device) for n, v in values.items()}
 
     def _check_labels(self, labels: Tensor) -> None:
@@ -184,6 +184,18 @@ class Model:
             )
         warnings.warn(f"the VAE {name!r} is not the one that encoded the images", stacklevel=3)
         return vae
+
+    def pipeline(self, vae: Any = None) -> Any:
+        """This run as a pipeline of diffusers; ``vae`` is an ``AutoencoderKL`` for latents."""
+        from meanflow_lite.weights.pipeline import to_pipeline
+
+        return to_pipeline(self.net, self.info, vae)
+
+    def push_to_hub(self, repository: str, private: bool = True) -> str:
+        """Write this run to ``OWNER/REPOSITORY`` of the Hugging Face Hub; returns its address."""
+        from meanflow_lite.weights.hub import push
+
+        return push(self.net, self.info, repository, private)
 
     def unscaled(self, z: Float[Tensor, " n c h w"]) -> Float[Tensor, " n c h w"]:
         """Latents as the VAE knows them: without a scale, or with the channels' own statistics."""

@@ -68,7 +68,7 @@ def _listed(repository: str, path: str) -> list[str]:
     """Names of the files wanted; prints their size and the licence first."""
     from huggingface_hub import HfApi
 
-    info = HfApi(endpoint=_endpoint()).model_info(repository, files_metadata=True)
+    info = HfApi(endpoint=endpoint()).model_info(repository, files_metadata=True)
     sizes = {s.rfilename: s.size or 0 for s in info.siblings or []}
     wanted = [
         n for n in sizes if not path or n in (path, f"{path}.zip") or n.startswith(path + "/")
@@ -90,8 +90,8 @@ def _download(repository: str, path: str, files: list[str]) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
 
     if len(files) == 1:
-        return Path(hf_hub_download(repository, files[0], endpoint=_endpoint()))
-    root = snapshot_download(repository, allow_patterns=files, endpoint=_endpoint())
+        return Path(hf_hub_download(repository, files[0], endpoint=endpoint()))
+    root = snapshot_download(repository, allow_patterns=files, endpoint=endpoint())
     return Path(root) / path
 
 
@@ -104,11 +104,15 @@ def _cached(repository: str, path: str) -> Path | None:
         root = Path(snapshot_download(repository, local_files_only=True))
     except (LocalEntryNotFoundError, OSError, ValueError):
         return None
-    found = [p for p in (root / path, root / f"{path}.zip") if p.exists()]
+    found = [p for p in (root / path, root / f"{path}.zip") if p.exists() and any(_files(p))]
     return found[0] if found else None
 
 
-def _endpoint() -> str | None:
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+
+
+def endpoint() -> str | None:
     """Another Hub, by the variable that its own programs read."""
     return os.environ.get("HF_ENDPOINT")
 

@@ -21,6 +21,7 @@ from meanflow_lite.weights import published
 from meanflow_lite.weights.names import AS_PUBLISHED, Found, Sizes, recognize
 from meanflow_lite.weights.reading import Stored, WeightsError, read
 
+FORMAT = 2
 RUN, WEIGHTS = "run.json", "model.safetensors"
 DOMAINS = {"Drifting": Domain("one_jump"), "SiT": Domain("instant")}
 #: Where PyTorch programs keep their weights beside other things; averages first.
@@ -162,6 +163,7 @@ def describe(net: Network, found: Found, about: Mapping[str, Any]) -> dict[str, 
             for name in ("omega", "t_min", "t_max")
             if hasattr(config, name)
         },
+        "identity": about["sha256"][:16],
         "domain": asdict(DOMAINS.get(found.family, Domain("any"))),
     }
 
@@ -181,6 +183,13 @@ def write_run(imported: Imported, out: Path | str) -> None:
         identity = {"identity": imported.info["identity"], "step": "0"}
         write_tensors(folder / WEIGHTS, imported.net.state_dict(), identity)
         write_json(folder / RUN, imported.info)
+
+
+def write_files(folder: Path, net: nn.Module, info: Mapping[str, Any]) -> None:
+    """The two files of a run: the format is that of runs/folder.py, which stands above."""
+    about = {"identity": info["identity"], "step": "0", "rate": "1.0", "format": str(FORMAT)}
+    write_tensors(folder / WEIGHTS, net.state_dict(), about)
+    write_json(folder / RUN, {**info, "format": FORMAT})
 
 
 def digest(path: Path) -> str:
