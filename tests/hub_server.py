@@ -96,9 +96,11 @@ class Handler(BaseHTTPRequestHandler):
             )
             self._json({"url": f"http://{self.headers['Host']}/{name}", "name": name})
             return
-        name, action = re.fullmatch(
-            r"/api/models/([^/]+/[^/]+)/(preupload|commit)/.*", path
-        ).groups()
+        known = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/.*", path)
+        if known is None:  # the check of a card, for one
+            self._json({"errors": [], "warnings": []})
+            return
+        name, action = known.groups()
         if action == "preupload":
             asked = json.loads(content)["files"]
             modes = [{"path": f["path"], "uploadMode": "regular"} for f in asked]

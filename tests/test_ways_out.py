@@ -42,7 +42,6 @@ def hub(tmp_path, monkeypatch):
     constants = pytest.importorskip("huggingface_hub").constants
     with serving() as (hub, address):
         monkeypatch.setenv("HF_ENDPOINT", address)
-        monkeypatch.setattr(constants, "ENDPOINT", address)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_TOKEN", "hf_test")
