@@ -155,6 +155,18 @@ def test_tangent_pass_equals_forward_mode(name, direction):
         assert (du - wrong).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("name", ["imf", "pmf", "drift"])
+def test_tangents_of_the_last_rows_alone(name, k):
+    config = CONFIGS[name]
+    net = awake(config)
+    z, r, t, v, y, cond = batch(config)
+    one, none = torch.ones_like(t), torch.zeros_like(r)
+    u, du = net.forward_with_tangent(z, r, t, v, none, one, y, **cond)
+    some = net.forward_with_tangent(z, r, t, v[-k:], none[-k:], one[-k:], y, **cond)
+    torch.testing.assert_close(some, (u, du[-k:]), rtol=1e-10, atol=1e-11)
+
+
 @pytest.mark.parametrize("name", ["imf", "pmf"])
 def test_forward_mode_equals_finite_differences(name):
     config = CONFIGS[name]

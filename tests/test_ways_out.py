@@ -12,12 +12,12 @@ from hub_server import serving
 from meanflow_lite.cli import main
 from meanflow_lite.networks.catalogue import build_any
 from meanflow_lite.runs import load
+from meanflow_lite.runs.pipeline import FlowMapPipeline
 from meanflow_lite.weights import WeightsError
 from meanflow_lite.weights.export import inputs
 from meanflow_lite.weights.fetching import fetch
 from meanflow_lite.weights.importing import Imported, describe, write_run
 from meanflow_lite.weights.names import Found
-from meanflow_lite.weights.pipeline import FlowMapPipeline
 
 FAMILIES = {"iMF-tiny": "iMF", "pMF-tiny": "pMF", "Drift-tiny": "Drifting"}
 

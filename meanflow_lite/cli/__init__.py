@@ -45,6 +45,9 @@ COMMANDS = {
     "train": Command("train", "Train", "Train a network."),
     "import": Command("import_", "Import", "Make a run folder of published weights."),
     "sample": Command("sample", "Sample", "Sample images."),
+    "compare": Command(
+        "compare", "Compare", "Draw several models on the same noise, one row a model."
+    ),
     "export": Command("export", "Export", "Write the one-step sampler for other programs."),
     "fid": Command("fid", "Fid", "Compare samples with a reference."),
 }

@@ -51,5 +51,5 @@ class Export:
             print(f"{self.out}: torch.export.load(...).module()({names})", file=sys.stderr)
         else:
             model.pipeline().save_pretrained(self.out)
-            said = "meanflow_lite.weights.pipeline.FlowMapPipeline.from_pretrained"
+            said = "meanflow_lite.runs.pipeline.FlowMapPipeline.from_pretrained"
             print(f"{said}({str(self.out)!r})", file=sys.stderr)

@@ -187,7 +187,7 @@ class Model:
 
     def pipeline(self, vae: Any = None) -> Any:
         """This run as a pipeline of diffusers; ``vae`` is an ``AutoencoderKL`` for latents."""
-        from meanflow_lite.weights.pipeline import to_pipeline
+        from meanflow_lite.runs.pipeline import to_pipeline
 
         return to_pipeline(self.net, self.info, vae)
 

@@ -87,12 +87,13 @@ def _listed(repository: str, path: str) -> list[str]:
 
 
 def _download(repository: str, path: str, files: list[str]) -> Path:
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import hf_hub_download
 
-    if len(files) == 1:
-        return Path(hf_hub_download(repository, files[0], endpoint=endpoint()))
-    root = snapshot_download(repository, allow_patterns=files, endpoint=endpoint())
-    return Path(root) / path
+    kept = [Path(hf_hub_download(repository, name, endpoint=endpoint())) for name in files]
+    if len(files) == 1 and (path == files[0] or files[0] == f"{path}.zip"):
+        return kept[0]
+    root = kept[0].parents[len(Path(files[0]).parts) - 1]
+    return root / path
 
 
 def _cached(repository: str, path: str) -> Path | None:

@@ -148,7 +148,7 @@ def describe(net: Network, found: Found, about: Mapping[str, Any]) -> dict[str, 
         statistics = {"mean": [0.0] * 4, "std": [1 / published.LATENT_SCALE] * 4}
     known = published.of_network(found.name, found.family)
     return {
-        "format": 2,
+        "format": FORMAT,
         "identity": str(about["sha256"])[:16],
         "imported": {**about, "name": found.name, "published_fid": known and known.fid},
         "config": stored_config(config),
@@ -163,7 +163,6 @@ def describe(net: Network, found: Found, about: Mapping[str, Any]) -> dict[str, 
             for name in ("omega", "t_min", "t_max")
             if hasattr(config, name)
         },
-        "identity": about["sha256"][:16],
         "domain": asdict(DOMAINS.get(found.family, Domain("any"))),
     }
 
@@ -180,9 +179,7 @@ def write_run(imported: Imported, out: Path | str) -> None:
         raise WeightsError(f"--out {out} exists and is not an empty folder: give another name")
     out.parent.mkdir(parents=True, exist_ok=True)
     with writing_folder(out) as folder:
-        identity = {"identity": imported.info["identity"], "step": "0"}
-        write_tensors(folder / WEIGHTS, imported.net.state_dict(), identity)
-        write_json(folder / RUN, imported.info)
+        write_files(folder, imported.net, imported.info)
 
 
 def write_files(folder: Path, net: nn.Module, info: Mapping[str, Any]) -> None:

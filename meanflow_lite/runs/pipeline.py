@@ -16,7 +16,8 @@ from diffusers.schedulers.scheduling_flow_map_euler_discrete import FlowMapEuler
 from torch import Tensor, nn
 
 from meanflow_lite.domains import Domain
-from meanflow_lite.networks.catalogue import from_stored, stored
+from meanflow_lite.networks.catalogue import make, stored
+from meanflow_lite.runs.folder import network_config
 
 
 class FieldModel(ModelMixin, ConfigMixin):
@@ -29,7 +30,7 @@ class FieldModel(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, network: dict[str, Any], run: dict[str, Any]) -> None:
         super().__init__()
-        self.net = from_stored(network)
+        self.net = make(network_config({"config": network, "shape": run["shape"]}))
 
     def forward(
         self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None, **cond: Tensor
