@@ -14,7 +14,7 @@ OMP_NUM_THREADS ?= 1
 MPLBACKEND ?= Agg
 export OMP_NUM_THREADS MPLBACKEND
 
-.PHONY: help setup book test check unit lowest format notebooks portable colab clean
+.PHONY: help setup book test check unit lowest format notebooks portable colab clean pdf
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,9 @@ setup: $(STAMP)  ## .venv with the tested versions; every target below starts wi
 book: $(STAMP)  ## the book, warnings are errors; prints where to open it
 	$(BIN)/jupyter-book build book/ -W -n --keep-going
 	@echo "Open file://$(CURDIR)/book/_build/html/index.html"
+
+pdf: $(STAMP)  ## the book as one PDF, printed by Chromium from the pages that `make book` builds
+	$(BIN)/python -m tools.pdf
 
 check: $(STAMP)  ## the inner loop: lint, types, conventions, fast tests
 	$(BIN)/ruff check .

@@ -211,7 +211,7 @@ def test_live_pictures_of_a_page_are_tried_with_a_finger(browser, site):
 @needs_browser
 def test_a_formula_that_scrolls_and_says_so_is_fine(browser, site):
     wide = FORMULA.format(width=3000, scroll="overflow: auto' tabindex='0", mark=" mf-scroll")
-    assert problems(browser, site, SOUND.replace("<p>A sentence.</p>", wide)) == []
+    assert problems(browser, site, SOUND.replace("<p>A sentence.</p>", wide), "phone") == []
 
 
 def test_a_page_that_loads_too_much_is_told():

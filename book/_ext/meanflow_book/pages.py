@@ -12,6 +12,10 @@ from meanflow_lite.notebook.bugs import CATALOG
 from meanflow_lite.notebook.exercises import find
 from tools import notebooks as tool
 
+#: The first words of an exercise, and the call of its check.
+TITLE = re.compile(r"^\*\*(.+?)\.?\*\* \(", re.M)
+CHECK = re.compile(r"check\(\s*\"([^\"]+)\"")
+
 
 def runtimes_page() -> str:
     """Seconds that each chapter took in its last execution."""
@@ -40,21 +44,26 @@ def bugs_page() -> str:
 
 
 def solutions_page() -> str:
-    """The solution of every exercise, by chapter, with the mistakes that its check knows."""
+    """The solution of every exercise, under its title, with the mistakes that its check knows."""
     parts = []
     for chapter in chapters().values():
         parts.append(f"## {chapter.link}")
+        title, code = "", ""
         for cell in tool.read(tool.SOURCES / f"{chapter.stem}.md"):
-            if "exercise" in tool.tags(cell):
-                parts.append(f"```python\n{tool.solution(cell.source)}\n```")
+            if cell.cell_type == "markdown" and (found := TITLE.findall(cell.source)):
+                title = found[-1]
+            elif "exercise" in tool.tags(cell):
+                code = tool.solution(cell.source)
             elif "check" in tool.tags(cell):
-                parts += [_mistakes(i) for i in re.findall(r"check\(\s*\"([^\"]+)\"", cell.source)]
+                parts += [_solved(id, title, code) for id in CHECK.findall(cell.source)]
+                title, code = "", ""  # a second check is of the same answer
     return "\n\n".join(parts)
 
 
-def _mistakes(id: str) -> str:
+def _solved(id: str, title: str, code: str) -> str:
+    head = f"(solution-{id})=\n### {title or id}\n\n```python\n{code}\n```\n\n" if code else ""
     sentences = "\n".join(f"- {s}" for s in find(id).mistakes)
-    return f"Wrong answers that `{id}` recognizes, and what it says:\n\n{sentences}"
+    return f"{head}Wrong answers that `{id}` recognizes, and what it says:\n\n{sentences}"
 
 
 def _people(authors: list[dict[str, str]]) -> list[str]:
