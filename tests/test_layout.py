@@ -149,7 +149,7 @@ def test_environment_yml_installs_what_make_does():
     assert tuple(map(int, python.removeprefix("python=").split("."))) >= (3, 11)
 
 
-@pytest.mark.parametrize(("name", "shipped"), [("torch", "2.6.0"), ("ipywidgets", "7.7.1")])
+@pytest.mark.parametrize(("name", "shipped"), [("torch", "2.11.0"), ("ipywidgets", "7.7.1")])
 def test_colab_keeps_what_it_ships(name, shipped):
     from packaging.requirements import Requirement
 
