@@ -158,6 +158,9 @@ class Trainer:
         self.ahead = on_gpu if ahead is None else ahead
         self._draws = Ahead(self._draw) if self.ahead else self._draw
         if config.compile:
+            # a guided step uses each weight several times, and DDP's own splitting counts each
+            # use: it would cut the graph into a hundred pieces
+            torch._dynamo.config.optimize_ddp = False
             self.call = torch.compile(self.call)  # pyright: ignore[reportAttributeAccessIssue]
         self.start_stage()
 
@@ -167,7 +170,10 @@ class Trainer:
         if isinstance(self.objective, nn.Module) and list(self.objective.parameters()):
             scale = getattr(self.objective, "lr_scale", 1.0)
             groups.append({"params": list(self.objective.parameters()), "scale": scale})
-        self.optimizer = torch.optim.Adam(groups, lr=self.config.lr, betas=self.config.betas)
+        fused = True if self.device.type == "cuda" else None
+        self.optimizer = torch.optim.Adam(
+            groups, lr=self.config.lr, betas=self.config.betas, fused=fused
+        )
         self.averages = [Ema(self.net, rate) for rate in self.config.ema]
         rate = self.objective.target_ema
         self.target = None if rate is None else Ema(self.net, rate)
@@ -209,13 +215,13 @@ class Trainer:
             loss = self._backward(micro)
             for name, values in {"loss": loss.per_sample, **loss.watch}.items():
                 values = values.detach().float()
-                pair = torch.stack([values.sum(), values.new_tensor(values.numel())])
+                pair = torch.stack([values.sum(), values.new_full((), values.numel())])
                 sums[name] = sums[name] + pair if name in sums else pair
-        means = self._means(sums)
-        total = means.pop("loss")
         parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
         limit = float("inf") if config.clip is None else config.clip
-        norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+        size = nn.utils.clip_grad_norm_(parameters, limit)
+        means = self._means(sums)  # waits for a GPU; after it the norm is there too
+        total, norm = means.pop("loss"), float(size)
         if math.isfinite(total) and math.isfinite(norm):
             self.optimizer.step()
             for average in (*self.averages, *([self.target] if self.target else [])):
