@@ -64,7 +64,9 @@ class Compare:
     def _row(self, name: str, device: torch.device) -> Row:
         model = load(name, device)
         indices = range(self.columns)
-        labels = choose_labels(self.labels, self.columns, model.num_classes, self.seed)
+        labels = choose_labels(
+            self.labels, self.columns, model.num_classes, self.seed, model.classes
+        )
         steps = self.velocity_steps if model.instant else self.steps
         if model.info["domain"]["name"] == "one_jump":
             steps = 1

@@ -18,6 +18,11 @@ from meanflow_lite.networks.presets import build
 
 PACKAGES = ("meanflow-lite", "torch", "torchvision", "timm", "numpy", "safetensors", "diffusers")
 PACKAGES += ("torch-fidelity", "tensorboard", "tyro")
+#: Packages of the extras that are for published weights and for other programs.
+EXTRAS = {
+    "weights": ("tensorstore", "msgpack", "huggingface_hub"),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,9 @@ class Doctor:
         _print("python", f"{platform.python_version()} on {platform.platform()}")
         for package in PACKAGES:
             _print(package, _version(package))
+        for extra, packages in EXTRAS.items():
+            _print(f"extra {extra}", _extra(extra, packages))
+        _print("published weights", _weights())
         _print("threads", f"{torch.get_num_threads()} of {os.cpu_count()} CPUs")
         for i in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(i)
@@ -58,6 +66,23 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _extra(extra: str, packages: tuple[str, ...]) -> str:
+    found = {package: _version(package) for package in packages}
+    said = ", ".join(f"{package} {number}" for package, number in found.items())
+    if "not installed" in found.values():
+        said += f': pip install "meanflow-lite[{extra}]"'
+    return said
+
+
+def _weights() -> str:
+    """Runs that were made of published weights when their names were first asked for."""
+    from meanflow_lite.weights.hub import cache
+    from meanflow_lite.weights.importing import RUN
+
+    here = sorted(path.parent.name for path in cache().glob(f"*/{RUN}"))
+    return f"{', '.join(here) or 'none yet'} in {cache()}"
 
 
 def _print(name: str, value: str) -> None:

@@ -41,7 +41,8 @@ class Sample:
         model: folder of a run, or `digits`.
         out: folder, or a file name that ends in .npz (arr_0 as ADM writes it, and labels).
         count: number of samples.
-        labels: `random`, `balanced`, or classes such as 3,3,7 that are repeated in turn.
+        labels: `random`, `balanced`, or classes such as 3,3,7 that are repeated in turn; by name
+            where the run stores names, or has ImageNet's classes: "golden retriever,otter".
         steps: evaluations from noise to data (`flow_matching` models: Euler steps).
         t_mid: where two steps meet; None: at 0.5.
         omega: guidance at sampling, for `flow_matching` models and for those that take it as an
@@ -83,7 +84,9 @@ class Sample:
         """Write the samples of this process; the first process puts them into their place."""
         with joined(self.device) as device, ExitStack() as held:
             model = load(self.model, device)
-            labels = choose_labels(self.labels, self.count, model.num_classes, self.seed)
+            labels = choose_labels(
+                self.labels, self.count, model.num_classes, self.seed, model.classes
+            )
             self._made(model, labels, [0])  # refuses what cannot be, before anything is touched
             part, parts = place()
             target = Target(self.out, self._about(model, labels))

@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from PIL import Image
 from meanflow_lite.data.batches import seeded
 from meanflow_lite.data.image_sets import ABOUT, GRID, NOTE, NOTE_FORMAT
 from meanflow_lite.files import Damage, OtherVersion, read_json, write_bytes, write_json, writing
+from meanflow_lite.runs.class_names import class_number
 from meanflow_lite.runs.images import as_picture, save_grid
 
 #: Samples in one piece of an npz.
@@ -185,8 +186,12 @@ def in_batches(units: list[range], size: int) -> Iterable[list[range]]:
         yield group
 
 
-def choose_labels(rule: str, count: int, num_classes: int, seed: int) -> torch.Tensor:
+def choose_labels(
+    rule: str, count: int, num_classes: int, seed: int, classes: Sequence[str] | None = None
+) -> torch.Tensor:
     """Labels ``[count]``: ``random`` (uniform), ``balanced`` (in turn), or a list in turn.
+
+    A list has numbers or names: those in ``classes``, or ImageNet's for 1,000 classes.
 
     Raises:
         ValueError: for anything else, or classes out of range.
@@ -196,11 +201,12 @@ def choose_labels(rule: str, count: int, num_classes: int, seed: int) -> torch.T
     if rule == "balanced":
         return torch.arange(count) % num_classes
     try:
-        given = torch.tensor([int(part) for part in rule.split(",")])
+        numbers = [class_number(part, num_classes, classes) for part in rule.split(",")]
     except ValueError as error:
         raise ValueError(
-            f"--labels is random, balanced or a list such as 3,3,7: got {rule!r}"
+            f"--labels is random, balanced or a list such as 3,3,7: got {rule!r} ({error})"
         ) from error
+    given = torch.tensor(numbers)
     if given.min() < 0 or given.max() > num_classes:
         raise ValueError(
             f"--labels must be 0 ... {num_classes - 1}, or {num_classes} for none: got {rule}"
