@@ -138,7 +138,7 @@ class Report:
     nearest_floor: Interval
 
 
-def judge(x: Tensor, y: Int[Tensor, " n"], resamples: int = 100) -> Report:
+def judge(x: Tensor, y: Tensor, resamples: int = 100) -> Report:
     """All measures of generated digits ``x`` with labels ``y``, with intervals.
 
     Raises:
