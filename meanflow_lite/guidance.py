@@ -8,7 +8,7 @@ with guidance; the scale is then fixed by training.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,27 @@ from torch import Tensor
 from meanflow_lite.domains import INSTANT, Domain, classes_of, domain_of
 from meanflow_lite.fields import Field, field_rows, resting
 from meanflow_lite.paths import bcast
+
+
+def check_scales(**scales: float) -> None:
+    """Raise ``ValueError`` if a scale of guidance is not a finite number."""
+    for name, scale in scales.items():
+        if not math.isfinite(scale):
+            raise ValueError(f"{name} must be a finite number: got {scale}")
+
+
+def check_null(null: int, u: object) -> None:
+    """Raise ``ValueError`` unless ``null`` is the null label of the network in ``u``, if known."""
+    classes = classes_of(u)
+    if classes == 0:
+        raise ValueError(
+            "guidance and label dropout need a network with labels: build it with num_classes"
+        )
+    if classes is not None and null != classes:
+        kind = "is one of its classes" if 0 <= null < classes else "is none of its labels"
+        raise ValueError(
+            f"the null label of a network of {classes} classes is {classes}: null = {null} {kind}"
+        )
 
 
 @dataclass(frozen=True)
@@ -99,8 +120,8 @@ def _rows(scale: float | Tensor, z: Tensor) -> float | Tensor:
 class Scales:
     r"""Effective scales with the density :math:`\propto s^{-\beta}` on ``[low, high]``.
 
-    One scale a row, for a network that takes omega as an input (improved MeanFlow, Geng et al.
-    2025b): the scale is then chosen at sampling.
+    One scale a row, for a network that takes omega as an input: the scale is then chosen at
+    sampling. Improved MeanFlow (Geng et al. 2025b) draws on [1, 8], see :class:`OwnGuidance`.
     """
 
     low: float = 1.0
@@ -239,6 +260,94 @@ class Guidance:
 
 
 @dataclass(frozen=True)
+class OwnGuidance:
+    r"""Improved MeanFlow's guidance: the target is :math:`v + (1 - 1/\omega)(v_c - v_\varnothing)`.
+
+    :math:`v_c` is the network's own guided velocity under omega and :math:`v_\varnothing` that of
+    the null label under omega 1, so that where they agree with their targets,
+    :math:`v_c = \omega v + (1 - \omega) v_\varnothing`. Each row has a scale and an interval of t
+    in which it acts, ``t_min`` and ``t_max`` uniform on the ranges given; the network is told all
+    three, and they are chosen at sampling. Rows with r = t are guided everywhere.
+
+    Source: Geng et al. 2025b (arXiv 2512.02012) and its code; the defaults are theirs.
+    """
+
+    null: int
+    scales: Scales = Scales(1.0, 8.0)
+    t_min: tuple[float, float] = (0.0, 0.5)
+    t_max: tuple[float, float] = (0.5, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.null < 0:
+            raise ValueError(f"the null label is the number of classes: got {self.null}")
+        if not 0 <= self.t_min[0] <= self.t_min[1] <= self.t_max[0] <= self.t_max[1] <= 1:
+            raise ValueError(
+                "0 <= t_min <= t_max <= 1 is needed of all intervals: got the ranges "
+                f"{self.t_min} and {self.t_max}"
+            )
+
+    def conditions(
+        self, uniform: Callable[[str], Tensor], n: int
+    ) -> dict[str, Float[Tensor, " b"]]:
+        """``omega, t_min, t_max`` of each row from uniform draws by name; ``n`` rows have r = t."""
+        omega = self.scales(uniform("omega"))
+        told = {"omega": omega}
+        for name, (low, high) in (("t_min", self.t_min), ("t_max", self.t_max)):
+            everywhere = torch.full_like(omega[:n], float(name == "t_max"))
+            told[name] = torch.cat([everywhere, low + (high - low) * uniform(name)[n:].to(omega)])
+        return told
+
+    def velocities(
+        self,
+        v: Callable[..., Tensor],
+        z: Tensor,
+        t: Tensor,
+        y: Tensor | None,
+        told: Mapping[str, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        r""":math:`v_c` and the shift :math:`(1 - 1/\omega)(v_c - v_\varnothing)` of the target.
+
+        ``v(z, t, y, cond)`` is the network's velocity without a graph. Outside its interval a row
+        counts as one of omega 1, and rows that carry the null label are not shifted.
+        """
+        if y is None:
+            raise ValueError("guidance needs labels y: got None")
+        on = (t >= told["t_min"]) & (t <= told["t_max"])
+        one, twice = torch.ones_like(t), torch.cat([t, t])
+        omega = torch.where(on, told["omega"], one)
+        cond = {"omega": torch.cat([omega, one]), "t_min": 0 * twice, "t_max": 0 * twice + 1}
+        both = v(torch.cat([z, z]), twice, torch.cat([y, torch.full_like(y, self.null)]), cond)
+        own, without = both[: len(z)], both[len(z) :]
+        share = torch.where(y != self.null, 1 - 1 / omega, 0.0)
+        return own, bcast(share, z) * (own - without)
+
+
+@dataclass(frozen=True)
+class Amplified:
+    r"""The field :math:`\omega\,u(z, r, t, y)` of a network that is told :math:`1/\omega`.
+
+    How terminal velocity matching is guided (Zhou et al. 2025): the guided velocity grows with
+    omega, and the network has to represent something of the size of the data only. ``omega`` is a
+    number or ``[B]``; the network takes the condition ``inverse_omega``.
+    """
+
+    u: Field
+    omega: float | Tensor
+
+    def __call__(
+        self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None, **cond: Tensor
+    ) -> Tensor:
+        """Evaluate."""
+        omega = self.omega * torch.ones_like(t)
+        return bcast(omega, z) * self.u(z, r, t, y, inverse_omega=1 / omega, **cond)
+
+    @property
+    def wrapped(self) -> Field:
+        """The network."""
+        return self.u
+
+
+@dataclass(frozen=True)
 class ClassifierFree:
     r"""The field :math:`\omega\,u(z,r,t \mid y) + (1-\omega)\,u(z,r,t \mid \varnothing)`.
 
@@ -283,24 +392,3 @@ class ClassifierFree:
             return inner
         inner.check_jump(1.0, 1.0)
         return INSTANT
-
-
-def check_scales(**scales: float) -> None:
-    """Raise ``ValueError`` if a scale of guidance is not a finite number."""
-    for name, scale in scales.items():
-        if not math.isfinite(scale):
-            raise ValueError(f"{name} must be a finite number: got {scale}")
-
-
-def check_null(null: int, u: object) -> None:
-    """Raise ``ValueError`` unless ``null`` is the null label of the network in ``u``, if known."""
-    classes = classes_of(u)
-    if classes == 0:
-        raise ValueError(
-            "guidance and label dropout need a network with labels: build it with num_classes"
-        )
-    if classes is not None and null != classes:
-        kind = "is one of its classes" if 0 <= null < classes else "is none of its labels"
-        raise ValueError(
-            f"the null label of a network of {classes} classes is {classes}: null = {null} {kind}"
-        )

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.func import jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from meanflow_lite.fields import Field, field_rows
 from meanflow_lite.paths import bcast
@@ -99,7 +100,7 @@ def directional_derivative(
         with in_float32(z) if apart else nullcontext():
             if fast:
                 return u.forward_with_tangent(z, r, t, dz, dr, dt, y)  # pyright: ignore
-            return jvp(lambda z, r, t: u(z, r, t, y), (z, r, t), (dz, dr, dt))[:2]
+            return forward_derivative(lambda z, r, t: u(z, r, t, y), (z, r, t), (dz, dr, dt))
 
     if fast and not apart:
         value, derivative = pushed(u, z, r, t, y)
@@ -110,6 +111,52 @@ def directional_derivative(
             f"a field returns the shape of its state {tuple(z.shape)}: got {tuple(value.shape)}"
         )
     return value, derivative.detach() if detach else derivative
+
+
+class NoForwardDerivative(NotImplementedError):
+    """A network has a layer without a forward-mode derivative; the message says what to do."""
+
+
+#: What to do about a layer, by a word of PyTorch's message on it.
+_REMEDIES = {
+    "in-place": "a layer that changes its own state, such as BatchNorm in training mode: use "
+    "GroupNorm or LayerNorm, or set track_running_stats=False",
+    "saved tensor hooks": "activation checkpointing inside the network: switch it off",
+    "functorch transforms": "an autograd.Function of its own: give it setup_context and jvp",
+    "forward AD": "a kernel that PyTorch knows no forward derivative of: use another one",
+}
+
+
+def forward_derivative(
+    f: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+) -> Pair:
+    """``torch.func.jvp`` of a foreign network, its attention by the kernel that has a derivative.
+
+    Fused attention has no forward-mode derivative: ``scaled_dot_product_attention`` and
+    ``nn.MultiheadAttention`` are computed by plain matrix products here.
+
+    Raises:
+        NoForwardDerivative: if a layer has none, with what to do about it.
+    """
+    if torch.compiler.is_compiling():
+        with sdpa_kernel(SDPBackend.MATH):
+            return jvp(f, primals, tangents)[:2]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    no_hooks = torch.autograd.graph.disable_saved_tensors_hooks("saved tensor hooks are off")
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        with sdpa_kernel(SDPBackend.MATH), no_hooks:
+            return jvp(f, primals, tangents)[:2]
+    except (NotImplementedError, RuntimeError) as error:
+        remedy = next((advice for sign, advice in _REMEDIES.items() if sign in str(error)), None)
+        if remedy is None:
+            raise
+        raise NoForwardDerivative(
+            f"the derivative of this network cannot be taken: it has {remedy}. Or take it by "
+            "differences: MeanFlow(derivative=finite_difference)"
+        ) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _check_shapes(z: Tensor, r: Tensor, t: Tensor, dz: Tensor) -> None:

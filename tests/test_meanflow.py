@@ -208,7 +208,7 @@ def test_no_gradient_reaches_the_sources():
 def test_domains_follow_the_settings():
     assert MeanFlow().domain == ANY
     assert MeanFlow(p_equal=1.0).domain == INSTANT
-    assert MeanFlow(pair=ToData(Uniform())).domain == TO_DATA
+    assert MeanFlow(pair=ToData(Uniform()), p_equal=0.0).domain == TO_DATA
 
 
 def test_impossible_settings_are_refused():

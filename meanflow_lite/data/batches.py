@@ -6,16 +6,17 @@ the same rows that :class:`~meanflow_lite.objectives.base.Context` draws noise f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 Batch = tuple[Tensor, Tensor | None]
 T = TypeVar("T")
@@ -164,3 +165,40 @@ class Ahead(Generic[T]):
         value = begun[1].result() if begun and begun[0] == n else self.function(n)
         self._begun = (n + 1, self._pool.submit(self.function, n + 1))
         return value
+
+
+class FromLoader:
+    """The batches of a ``DataLoader``, epoch after epoch, as they come.
+
+    Its batches are ``x`` or ``(x, y)`` of the size that the training asks for; a shorter last one
+    of an epoch is left out. The loader shuffles and draws by its own rules, so a run that is
+    resumed sees other batches than an uninterrupted one, and one process has all of the parts.
+
+    Raises:
+        ValueError: if its batches have another size, its epoch holds no whole batch, or another
+            process or part asks for rows.
+    """
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader = loader
+        self._batches: Iterator[Any] = iter(())
+
+    def __call__(self, step: int, size: int, seed: int, part: int = 0, parts: int = 1) -> Batch:
+        """The next batch."""
+        if parts != 1:
+            raise ValueError(
+                "a DataLoader gives whole batches to one process: use FromTensors, or an iterable "
+                "Batches of your own, with several processes or accumulate"
+            )
+        if self.loader.batch_size not in (None, size):
+            raise ValueError(
+                f"the DataLoader has batches of {self.loader.batch_size}, the training of {size}: "
+                "give both the same number"
+            )
+        for _ in range(2):
+            for batch in self._batches:
+                x, y = batch if isinstance(batch, tuple | list) else (batch, None)
+                if len(x) == size:
+                    return checked(x, y)
+            self._batches = iter(self.loader)
+        raise ValueError(f"an epoch of the DataLoader holds no batch of {size} rows")

@@ -4,9 +4,11 @@ r"""Adversarial distillation, ADD-style: with :math:`\hat x = z_t - t\,u_\theta(
           L_D &= E(1-D(x))_+ + E(1+D(\hat x))_+ + \gamma\,E\|\nabla D(x)\|^2,
 
 :math:`\hat z_s = (1-s)\,\mathrm{sg}\,\hat x + s\epsilon',\ \hat x_T = \hat z_s - s v_T,\ c = 1-s`.
-Source: Sauer et al. 2023 (arXiv 2311.17042). "Style", because the pretrained image features under
-the discriminator, its image conditioning and the text are missing, and the student need not start
-from the teacher. Not a flow map: an exact student is pulled away.
+Source: Sauer et al. 2023 (arXiv 2311.17042). Not a flow map: an
+exact student is pulled away.
+
+Not here: the pretrained image features under the discriminator, its conditioning on images and
+text, and a student that starts from the teacher's weights (pass one that does).
 """
 
 from __future__ import annotations

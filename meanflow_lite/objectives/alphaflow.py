@@ -9,6 +9,10 @@ and :math:`z_s = z_t - (t-s)\tilde v`. Source: Zhang et al. 2025
 For :math:`\alpha > 0` the conditional velocity is pushed *through* the network, so the exact u is
 a fixed point in the limit only: the target is off by
 :math:`\alpha^2(t-r)\,[\mathrm{d}u/\mathrm{d}t + \ldots]`.
+
+Not here: the published weight, which divides by :math:`\|\Delta\|^2 + c` with the *mean* over
+dimensions and without :math:`\alpha^2` before c (here c keeps its meaning as alpha falls), and the
+clipping of the target at 4.
 """
 
 from __future__ import annotations
@@ -20,11 +24,16 @@ import torch
 from torch import Tensor
 
 from meanflow_lite.fields import Field
-from meanflow_lite.guidance import LabelDropout
+from meanflow_lite.guidance import Guidance, LabelDropout
 from meanflow_lite.identity import in_float32
 from meanflow_lite.losses import adaptive_weight, squared_error
-from meanflow_lite.objectives.anchored import anchored_error, draw_anchored, velocity_error
-from meanflow_lite.objectives.base import ANY, Context, Domain, Draw, Loss, SingleStage
+from meanflow_lite.objectives.anchored import (
+    Anchored,
+    anchored_error,
+    draw_anchored,
+    guided_rows,
+)
+from meanflow_lite.objectives.base import Context, Draw, Loss
 from meanflow_lite.objectives.meanflow import MeanFlow
 from meanflow_lite.objectives.schedules import Sigmoid
 from meanflow_lite.objectives.velocities import CONDITIONAL, Velocity
@@ -35,7 +44,7 @@ Alpha = Callable[[float], float]
 
 
 @dataclass(frozen=True)
-class AlphaFlow(SingleStage):
+class AlphaFlow(Anchored):
     r"""``p`` and ``c`` weigh the error in velocity units, :math:`\|\Delta\|^2/\alpha^2`.
 
     The weight *replaces* :math:`\alpha^{-1}`: :math:`\alpha/(\|\Delta\|^2 + \alpha^2 c)` at
@@ -49,7 +58,12 @@ class AlphaFlow(SingleStage):
     c: float = 1e-3
     velocity: Velocity = CONDITIONAL
     dropout: LabelDropout | None = None
-    domain: Domain = ANY
+    guidance: Guidance | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.guidance is not None and self.guidance.scales is not None:
+            raise ValueError("AlphaFlow is guided by one scale: give Guidance(null, omega, kappa)")
 
     def draw(self, x: Tensor, y: Tensor | None, ctx: Context) -> Draw:
         """Draw eps, r and t; alpha comes along as rows, so that the loss has no branch on it."""
@@ -61,17 +75,23 @@ class AlphaFlow(SingleStage):
         """One more evaluation in place of MeanFlow's derivative."""
         if "alpha" not in draw.extra:
             limit = MeanFlow(self.pair, self.p_equal, self.p, self.c, self.velocity, self.velocity)
-            return limit(u, draw, ctx)
-        error, watch = anchored_error(
-            draw, lambda rows: velocity_error(u, rows), lambda rows: self._jump(u, rows, ctx)
-        )
+            return replace(limit, guidance=self.guidance)(u, draw, ctx)
+        guide, n = guided_rows(self.guidance, u, draw), draw.n_equal
+
+        def plain(rows: Draw) -> Tensor:
+            value = u(rows.z, rows.r, rows.t, rows.y)
+            return squared_error(value, guide(rows.v, slice(n), value.detach()))
+
+        def jump(rows: Draw) -> Tensor:
+            return self._jump(u, rows, guide(self.velocity.jump(u, rows, ctx), slice(n, None)))
+
+        error, watch = anchored_error(draw, plain, jump)
         alpha = draw.extra["alpha"].clone()
         alpha[: draw.n_equal] = 1.0
         return Loss(alpha * error * adaptive_weight(error, self.p, self.c), watch)
 
-    def _jump(self, u: Field, rows: Draw, ctx: Context) -> Tensor:
+    def _jump(self, u: Field, rows: Draw, v: Tensor) -> Tensor:
         alpha, z = rows.extra["alpha"], rows.z
-        v = self.velocity.jump(u, rows, ctx)
         s = rows.t - alpha * (rows.t - rows.r)
         w = bcast(alpha, z)
         with in_float32(z):

@@ -11,11 +11,43 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from meanflow_lite.domains import Domain, drawn_by
 from meanflow_lite.fields import Field
-from meanflow_lite.guidance import LabelDropout
-from meanflow_lite.losses import squared_error
-from meanflow_lite.objectives.base import Context, Draw
+from meanflow_lite.guidance import Guidance, GuidedRows, LabelDropout
+from meanflow_lite.losses import check_weight, squared_error
+from meanflow_lite.objectives.base import Context, Draw, SingleStage
+from meanflow_lite.objectives.settings import null_of
 from meanflow_lite.paths import PairLaw, count_equal, equal_rows
+
+
+def guided_rows(guidance: Guidance | None, u: Field, draw: Draw) -> GuidedRows:
+    """``(v, rows, own) -> guided v``, its evaluations of the network done here, at once."""
+    if guidance is None:
+        return lambda v, rows, own=None: v
+    at, scale = (draw.z, draw.t, draw.y), draw.extra.get("omega")
+    return guidance.ahead(u, *at, n=draw.n_equal, scale=scale)
+
+
+class Anchored(SingleStage):
+    """What the jump methods share: their domain follows from ``pair`` and ``p_equal``.
+
+    Raises:
+        ValueError: for a share outside [0, 1], a weight's ``p`` or ``c`` that is negative or not
+            finite, or two null labels.
+    """
+
+    pair: PairLaw
+    p_equal: float
+
+    def __post_init__(self) -> None:
+        count_equal(self.p_equal, 0)
+        check_weight(getattr(self, "p", 0.0), getattr(self, "c", 0.0))
+        null_of(getattr(self, "guidance", None), getattr(self, "dropout", None))
+
+    @property
+    def domain(self) -> Domain:
+        """What the law of (r, t) draws, and r = t where a share of rows has it."""
+        return drawn_by(self.pair, self.p_equal)
 
 
 def draw_anchored(

@@ -5,6 +5,10 @@ with :math:`f_\theta(z,t) = z - t\,u_\theta(z,0,t)`, the same x and :math:`\epsi
 :math:`f(z, 0) = z` holds by construction. As :math:`s \to t`, with d the squared error, the
 gradient tends to that of MeanFlow at r = 0, times t. For s < t the conditional velocity is pushed
 through the network and the exact u is not a fixed point: more steps, less bias.
+
+Not here: the time law and weights of the sources' noise schedule (EDM), their distance LPIPS, the
+dropout mask that ECT shares between the two evaluations: with dropout in the network the
+difference of two masks is divided by t - s.
 """
 
 from __future__ import annotations

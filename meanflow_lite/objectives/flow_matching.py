@@ -2,6 +2,9 @@ r"""Flow matching: :math:`L = E\,\|u_\theta(z_t, t, t) - (\epsilon - x)\|^2`.
 
 Source: Lipman et al. 2023; Liu et al. 2023; Albergo & Vanden-Eijnden 2023. The minimizer is the
 marginal velocity :math:`v(z, t) = E[\epsilon - x \mid z_t = z]`.
+
+Not here: the sources' other paths, their variance-preserving schedules, and couplings of data and
+noise by optimal transport.
 """
 
 from __future__ import annotations

@@ -7,7 +7,9 @@ Source: Boffi, Albergo, Vanden-Eijnden 2025 (arXiv 2505.18825). The rate
 :math:`\partial_r z_r^\theta = u_\theta - (t-r)\partial_r u_\theta` of the *end* of a jump is the
 velocity where it ends: the Lagrangian rule of flow maps. Terminal velocity matching is the same
 rule with a moving average as its target. At the exact u every jump term is zero, not only its
-mean: the data enters by the rows with r = t alone. Missing here: learned weights of (r, t).
+mean: the data enters by the rows with r = t alone.
+
+Not here: the learned weights of (r, t), and the variants that match the Eulerian rule instead.
 """
 
 from __future__ import annotations
@@ -21,13 +23,18 @@ from meanflow_lite.fields import Field
 from meanflow_lite.guidance import LabelDropout
 from meanflow_lite.identity import end_derivative
 from meanflow_lite.losses import squared_error
-from meanflow_lite.objectives.anchored import anchored_error, draw_anchored, velocity_error
-from meanflow_lite.objectives.base import ANY, Context, Domain, Draw, Loss, SingleStage
+from meanflow_lite.objectives.anchored import (
+    Anchored,
+    anchored_error,
+    draw_anchored,
+    velocity_error,
+)
+from meanflow_lite.objectives.base import Context, Draw, Loss
 from meanflow_lite.paths import Below, PairLaw, Uniform, bcast
 
 
 @dataclass(frozen=True)
-class LagrangianSelfDistillation(SingleStage):
+class LagrangianSelfDistillation(Anchored):
     """``p_equal`` is the share of rows with r = t, which alone see the data.
 
     The gradient flows through the derivative of the jump. Into the target it flows only with
@@ -41,9 +48,9 @@ class LagrangianSelfDistillation(SingleStage):
     p_equal: float = 0.75
     stop_gradient: bool = True
     dropout: LabelDropout | None = None
-    domain: Domain = ANY
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.p_equal <= 1:
             raise ValueError(
                 "Lagrangian self-distillation needs rows with r = t to learn its velocity: "

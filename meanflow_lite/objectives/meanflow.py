@@ -5,6 +5,9 @@ r"""MeanFlow, with :math:`\mathrm{d}/\mathrm{d}t` along the flow:
 Source: Geng, Deng, Bai, Kolter, He 2025, Algorithm 1 and equations 9 to 11, 19 to 22. The weight
 is :math:`w = \mathrm{sg}[(\|\cdot\|^2 + c)^{-p}]`. With :math:`v = \epsilon - x` the exact average
 velocity is a fixed point at ``p = 0``, because the target is affine in v.
+
+Not here: nothing of the loss. Labels are dropped at random; ``LabelDropout(positional=True)`` drops
+them by position, as the published code does.
 """
 
 from __future__ import annotations
@@ -15,26 +18,21 @@ import torch
 from torch import Tensor
 
 from meanflow_lite.fields import Conditioned, Field
-from meanflow_lite.guidance import Guidance, GuidedRows, LabelDropout
+from meanflow_lite.guidance import Guidance, LabelDropout
 from meanflow_lite.identity import Derivative, total_derivative
 from meanflow_lite.losses import adaptive_weight, squared_error
-from meanflow_lite.objectives.anchored import draw_anchored, watched
+from meanflow_lite.objectives.anchored import Anchored, draw_anchored, guided_rows, watched
 from meanflow_lite.objectives.base import (
-    ANY,
-    INSTANT,
-    TO_DATA,
     Context,
-    Domain,
     Draw,
     Loss,
-    SingleStage,
 )
 from meanflow_lite.objectives.velocities import CONDITIONAL, Velocity
-from meanflow_lite.paths import Ordered, PairLaw, ToData, bcast, count_equal
+from meanflow_lite.paths import Ordered, PairLaw, bcast
 
 
 @dataclass(frozen=True)
-class MeanFlow(SingleStage):
+class MeanFlow(Anchored):
     """Every setting of the paper and of the article's pipeline; the defaults are the paper's.
 
     ``pair`` is the law of (r, t), ``p_equal`` the share of rows with r = t, ``p`` and ``c`` the
@@ -58,18 +56,11 @@ class MeanFlow(SingleStage):
     dropout: LabelDropout | None = None
 
     def __post_init__(self) -> None:
-        count_equal(self.p_equal, 0)
+        super().__post_init__()
         if self.p_equal == 0 and self.target_velocity.name == "joint":
             raise ValueError(
                 "joint training needs rows with r = t to learn its velocity: p_equal is 0"
             )
-
-    @property
-    def domain(self) -> Domain:
-        """All jumps; only r = t if ``p_equal`` is 1; only to the data with ``ToData``."""
-        if self.p_equal == 1:
-            return INSTANT
-        return TO_DATA if isinstance(self.pair, ToData) else ANY
 
     def draw(self, x: Tensor, y: Tensor | None, ctx: Context) -> Draw:
         """Step 1 of the pipeline: eps, r and t, with the plain rows in front."""
@@ -90,7 +81,7 @@ class MeanFlow(SingleStage):
         One pass without a graph for guidance, and one with it for all rows.
         """
         told, n, (plain, jump) = _told(u, draw), draw.n_equal, draw.split()
-        guide = self._guide(told, draw)
+        guide = guided_rows(self.guidance, told, draw)
         if len(jump.x):
             v = guide(self.target_velocity.jump(_told(u, jump), jump, ctx), slice(n, None))
             along = v
@@ -105,13 +96,6 @@ class MeanFlow(SingleStage):
             v = self.target_velocity.plain(_told(u, plain), plain, ctx)
             targets.insert(0, guide(v, slice(n), value[:n]).detach())
         return value, torch.cat(targets)
-
-    def _guide(self, u: Field, draw: Draw) -> GuidedRows:
-        """``(v, rows, own) -> guided v``, its evaluations of the network done here, at once."""
-        if self.guidance is None:
-            return lambda v, rows, own=None: v
-        at, scale = (draw.z, draw.t, draw.y), draw.extra.get("omega")
-        return self.guidance.ahead(u, *at, n=draw.n_equal, scale=scale)
 
 
 def _told(u: Field, rows: Draw) -> Field:

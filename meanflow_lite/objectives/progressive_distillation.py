@@ -6,6 +6,9 @@ r"""Progressive distillation: in stage k = 1 ... K, with jumps of :math:`d = 2^{
 Source: Salimans & Ho 2022, in velocities and without their signal-to-noise weights. The teacher of
 stage 1 is a flow matching network, asked at r = t; afterwards it is the student of the stage
 before. Exact above its base, which is Euler with :math:`2^K` steps.
+
+Not here: the weights by signal-to-noise ratio, the cosine schedule, and steps whose learning rate
+falls to zero in each stage.
 """
 
 from __future__ import annotations

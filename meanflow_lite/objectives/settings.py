@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from meanflow_lite.domains import INSTANT, layers
-from meanflow_lite.guidance import Guidance, LabelDropout, check_null
+from meanflow_lite.guidance import LabelDropout, check_null
 
 
-def null_of(guidance: Guidance | None, dropout: LabelDropout | None) -> int | None:
+def null_of(guidance: Any, dropout: LabelDropout | None) -> int | None:
     """The null label of an objective: that of its guidance and of its label dropout.
 
     Raises:

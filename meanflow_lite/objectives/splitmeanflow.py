@@ -6,6 +6,8 @@ r"""SplitMeanFlow: with :math:`s = (1-\lambda)t + \lambda r`,
 and :math:`z_s = z_t - (t-s)\,u_\theta(z_t,s,t)`, and flow
 matching at r = t. Source: Guo et al. 2025 (arXiv 2507.16884). The first term holds exactly on the
 average of *any* velocity (a constant, for one): the rows with r = t choose which.
+
+Not here: its application to speech, and settings for images, of which none were found published.
 """
 
 from __future__ import annotations
@@ -17,19 +19,26 @@ from torch import Tensor
 
 from meanflow_lite.fields import Field
 from meanflow_lite.guidance import LabelDropout
-from meanflow_lite.objectives.anchored import draw_anchored, one_pass_error
-from meanflow_lite.objectives.base import ANY, Context, Domain, Draw, Loss, SingleStage
+from meanflow_lite.objectives.anchored import Anchored, draw_anchored, one_pass_error
+from meanflow_lite.objectives.base import Context, Draw, Loss
 from meanflow_lite.paths import Ordered, PairLaw, bcast
 
 
 @dataclass(frozen=True)
-class SplitMeanFlow(SingleStage):
+class SplitMeanFlow(Anchored):
     """No derivative: one jump against two, split at a uniform share lambda of the interval."""
 
     pair: PairLaw = Ordered()
     p_equal: float = 0.5
     dropout: LabelDropout | None = None
-    domain: Domain = ANY
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.domain.name not in ("any", "instant"):
+            raise ValueError(
+                "SplitMeanFlow asks the network for jumps between any two times, and this law "
+                "draws only some: take Ordered or Below"
+            )
 
     def draw(self, x: Tensor, y: Tensor | None, ctx: Context) -> Draw:
         """Draw eps, r, t and lambda."""

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
-from meanflow_lite.data.batches import Ahead, Batches
-from meanflow_lite.fields import Field
+from meanflow_lite.data.batches import Ahead, Batches, FromLoader
+from meanflow_lite.fields import Field, as_field
 from meanflow_lite.identity import derivatives_in_float32
 from meanflow_lite.objectives.base import Context, Draw, Loss, Objective, trained
+from meanflow_lite.objectives.settings import check_fit
 from meanflow_lite.randomness import Random
 from meanflow_lite.training.ema import Ema
 
@@ -54,11 +57,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "batch": 1, "accumulate": 1, "warmup": 0, "seed": 0}
-        least |= {"skip_nonfinite": 0}
-        for name, limit in least.items():
-            if getattr(self, name) < limit:
-                raise ValueError(f"{name} must be at least {limit}: got {getattr(self, name)}")
-        if not self.lr > 0:
+        for name, limit in {**least, "skip_nonfinite": 0}.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < limit:
+                raise ValueError(f"{name} must be a whole number of at least {limit}: got {value}")
+        if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive: got {self.lr}")
         if not all(0 <= rate < 1 for rate in self.betas):
             raise ValueError(f"betas are two rates in [0, 1): got {self.betas}")
@@ -88,6 +91,11 @@ class Record:
     watch: dict[str, float]
 
 
+#: ``optimizer(groups)`` from parameter groups, each with ``params`` and ``scale``, a factor of
+#: the learning rate, which the trainer sets by ``TrainConfig.lr_at`` before each step.
+MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+
+
 class Diverged(FloatingPointError):
     """The loss or its gradient is not finite; the weights are those of the step before."""
 
@@ -103,10 +111,11 @@ class LossModule(nn.Module):
         super().__init__()
         self.net = net
         self.objective = objective
+        self.field = as_field(net)  # the same, or what calls it without labels
 
     def forward(self, draw: Draw, ctx: Context) -> Loss:
         """The loss of one part of a batch."""
-        return self.objective(self.net, draw, ctx)  # pyright: ignore[reportArgumentType]
+        return self.objective(self.field, draw, ctx)
 
 
 class Trainer:
@@ -122,18 +131,22 @@ class Trainer:
         self,
         net: nn.Module,
         objective: Objective,
-        batches: Batches,
+        batches: Batches | DataLoader,
         config: TrainConfig,
         teacher: nn.Module | Field | None = None,
         ahead: bool | None = None,
+        optimizer: MakeOptimizer | None = None,
+        schedule: Callable[[float], float] | None = None,
     ) -> None:
         if half := {p.dtype for p in net.parameters()} & {torch.float16, torch.bfloat16}:
             raise ValueError(
                 f"the weights are {half.pop()}: small updates would be rounded away. Keep them in "
                 "float32, net.float(), and set bf16=True, which computes in bfloat16"
             )
-        self.net, self.objective, self.batches, self.config = net, objective, batches, config
-        self.teacher = teacher
+        check_fit(objective, net)
+        self.net, self.objective, self.config = trained(net, objective.domain), objective, config
+        self.batches = FromLoader(batches) if isinstance(batches, DataLoader) else batches
+        self.teacher, self.make_optimizer, self.schedule = teacher, optimizer, schedule
         self.step, self.stage, self.skipped = 0, objective.stage(0.0), 0
         self.rank, self.world = 0, 1
         if dist.is_initialized():
@@ -171,9 +184,14 @@ class Trainer:
             scale = getattr(self.objective, "lr_scale", 1.0)
             groups.append({"params": list(self.objective.parameters()), "scale": scale})
         fused = True if self.device.type == "cuda" else None
-        self.optimizer = torch.optim.Adam(
-            groups, lr=self.config.lr, betas=self.config.betas, fused=fused
-        )
+        if self.make_optimizer is None:
+            self.optimizer = torch.optim.Adam(
+                groups, lr=self.config.lr, betas=self.config.betas, fused=fused
+            )
+        else:
+            self.optimizer = self.make_optimizer(groups)
+        for group in self.optimizer.param_groups:
+            group.setdefault("scale", 1.0)
         self.averages = [Ema(self.net, rate) for rate in self.config.ema]
         rate = self.objective.target_ema
         self.target = None if rate is None else Ema(self.net, rate)
@@ -196,8 +214,9 @@ class Trainer:
 
     def _context(self, step: int, part: int, random: Random | None) -> Context:
         progress = torch.tensor(step / self.config.steps)
-        u_ema = self.target.net if self.target else self.averages[0].net
-        return Context(u_ema, self.teacher, progress, random, part, self.parts)  # pyright: ignore
+        u_ema = as_field(self.target.net if self.target else self.averages[0].net)
+        teacher = None if self.teacher is None else as_field(self.teacher)
+        return Context(u_ema, teacher, progress, random, part, self.parts)
 
     def _advance(self) -> Record:
         config = self.config
@@ -207,6 +226,8 @@ class Trainer:
             self.teacher = copy.deepcopy(self.net).requires_grad_(False).eval()
             self.start_stage()
         lr = config.lr_at(self.step)
+        if self.schedule is not None:
+            lr *= self.schedule(self.step / config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
         self.optimizer.zero_grad(set_to_none=True)
@@ -281,12 +302,19 @@ class Trainer:
 def train(
     net: nn.Module,
     objective: Objective,
-    batches: Batches,
+    batches: Batches | DataLoader,
     config: TrainConfig,
     teacher: nn.Module | Field | None = None,
+    optimizer: MakeOptimizer | None = None,
+    schedule: Callable[[float], float] | None = None,
 ) -> tuple[nn.Module, list[Record]]:
-    """Run to the end; return the field to sample from and the records of all steps."""
-    trainer = Trainer(net, objective, batches, config, teacher)
+    """Run to the end; return the field to sample from and the records of all steps.
+
+    ``batches`` may be a ``DataLoader`` of ``x`` or ``(x, y)``. ``optimizer`` makes one from groups
+    of parameters, such as ``partial(torch.optim.AdamW, weight_decay=0.1)`` (default: Adam).
+    ``schedule`` is a factor of the learning rate, as a function of the share of training done.
+    """
+    trainer = Trainer(net, objective, batches, config, teacher, None, optimizer, schedule)
     history: list[Record] = [*trainer.run()]
     return trainer.field, history
 
