@@ -240,3 +240,46 @@ def test_wrong_use_is_named(call, message):
     z, r, t, _, y = batch(net)
     with pytest.raises(ValueError, match=message):
         call(net, z, r, t, y)
+
+
+COMPILED_CHECKPOINT = """
+import torch
+from meanflow_lite.networks.dit import DiT, DiTConfig
+found = []
+for checkpoint in (False, True):
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    net = DiT(DiTConfig(8, 2, 2, 32, 2, 2, num_classes=3, checkpoint=checkpoint))
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    z, v = torch.randn(2, 6, 2, 8, 8)
+    t, y = torch.rand(6), torch.arange(6) % 4
+    step = torch.compile(net.forward_with_tangent, backend="eager", fullgraph=True)
+    u, dudt = step(z, t / 2, t, v[3:], 0 * t[3:], torch.ones(3), y)
+    u.sub(dudt.mean()).square().mean().backward()
+    grads = [p.grad.flatten() for p in net.parameters()]
+    found.append(torch.cat([u.flatten(), dudt.flatten(), *grads]))
+torch.testing.assert_close(*found)
+"""
+
+
+@pytest.mark.slow
+def test_checkpointed_blocks_compile_to_one_graph_with_their_tangents():
+    command = [sys.executable, "-c", COMPILED_CHECKPOINT]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_tangents_of_the_last_rows_are_those_of_all(k, checkpoint):
+    """And the value is to the last bit that of a pass without tangents."""
+    net = awake(checkpoint=checkpoint)
+    z, r, t, v, y = batch(net, size=7)
+    at = (z, r, t)
+    value, all_rows = net.forward_with_tangent(*at, v, 0 * r, 0 * t + 1, y)
+    part, last = net.forward_with_tangent(*at, v[-k:], 0 * r[-k:], 0 * t[-k:] + 1, y)
+    torch.testing.assert_close(part, value, rtol=0, atol=0)
+    torch.testing.assert_close(last, all_rows[-k:])
+    other = net.forward_with_tangent(*at, v[:k], 0 * r[-k:], 0 * t[-k:] + 1, y)[1]
+    assert k == 7 or (other - last).abs().max() > 1e-3, "the negative control: other rows"
