@@ -29,7 +29,7 @@ from meanflow_lite.training.logs import Logger
 from meanflow_lite.training.saver import Saving
 
 if TYPE_CHECKING:
-    from meanflow_lite.data.latents import Vae
+    from meanflow_lite.data.vae import Vae
 
 #: Where a run can start besides a checkpoint of another one.
 HERE, COMPLETE = "here", "complete"
@@ -166,7 +166,7 @@ class Train:
             return None
         if data.vae is None:
             raise ValueError(f"--vae decodes latents, and --data {self.data} has images")
-        from meanflow_lite.data.latents import Vae
+        from meanflow_lite.data.vae import Vae
 
         return Vae(self.vae, device)
 

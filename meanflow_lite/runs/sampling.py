@@ -166,7 +166,7 @@ class Model:
         return self._vaes[name].decode(self.unscaled(z)).cpu()
 
     def _decoder(self, name: str, named: bool):
-        from meanflow_lite.data.latents import Vae
+        from meanflow_lite.data.vae import Vae
 
         vae, wanted = Vae(name, self.device), self.info.get("vae_fingerprint")
         if wanted is None or vae.fingerprint == wanted:
