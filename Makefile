@@ -14,7 +14,7 @@ OMP_NUM_THREADS ?= 1
 MPLBACKEND ?= Agg
 export OMP_NUM_THREADS MPLBACKEND
 
-.PHONY: help setup book test check unit lowest format notebooks portable colab clean pdf
+.PHONY: help setup book test check unit crash lowest format notebooks portable colab clean pdf
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,10 @@ lowest: $(STAMP)  ## the fast tests at the lowest declared versions, in .venv-lo
 	.venv-lowest/bin/python -m pip install -q -r .venv-lowest/lowest.txt
 	.venv-lowest/bin/python -m pip install -q --no-deps -e .
 	.venv-lowest/bin/python -m pytest -q -n 2 -m "not slow" tests
+
+# Each command is killed and refused at every operation on files, and goes on: an hour.
+crash: $(STAMP)  ## the crash tests in full; `make unit` has a sample of them
+	CRASH=all $(BIN)/pytest -q -n 2 tests/test_crash.py
 
 format: $(STAMP)  ## formats the code
 	$(BIN)/ruff check --fix .

@@ -40,6 +40,11 @@ def intercept(folder: Path, at: int, act: Callable[[str], None]) -> Callable[[],
 
         return function
 
+    _install(watched, before)
+    return lambda: count[0]
+
+
+def _install(watched: Callable, before: Callable) -> None:
     for name in NAMES:
         setattr(os, name, watched(name, getattr(os, name)))
     opened = watched("open", io.open)
@@ -57,11 +62,10 @@ def intercept(folder: Path, at: int, act: Callable[[str], None]) -> Callable[[],
         self.write = counted
 
     _Writer.__init__ = initialize
-    return lambda: count[0]
 
 
 def in_child(folder: Path, at: int, code: int | None, command: Callable[[], None]) -> tuple:
-    """Exit code, what was said, and the number of operations of a command in a copy of this process.
+    """Exit code, what was said, and the number of operations of a command in a forked copy.
 
     ``code`` None kills it; else an ``OSError`` of that number is raised, once.
     """

@@ -47,7 +47,7 @@ def given(tmp_path_factory) -> dict[str, Path]:
         Image.fromarray(rng.integers(256, size=(16, 16, 3), dtype=np.uint8)).save(
             place / f"{i}.png"
         )
-    cli.main(["sample", "--count", "30", "--out", str(folder / "samples"), "--device", "cpu"])
+    cli.main(["sample", "--count", "40", "--out", str(folder / "samples"), "--device", "cpu"])
     cli.main([*TRAIN, "--out", str(folder / "run")])
     return {"IMAGES": folder / "images", "SAMPLES": folder / "samples", "RUN": folder / "run"}
 
@@ -122,7 +122,7 @@ def test_killed_at_an_operation_the_same_command_ends_with_the_same_bytes(
 ):
     total, expected = reference(name)
     out = tmp_path / "out"
-    for at in places(name, total, 5):
+    for at in places(name, total, 3):
         words = prepared(name, given, out)
         code, said, _ = in_child(out, at, None, lambda words=words: cli.main(words))
         assert code in (KILLED, 0), (at, said)  # 0: threads make operations in any order
@@ -138,7 +138,7 @@ def test_refused_at_an_operation_it_says_one_line_and_loses_nothing(
     total, expected = reference(name)
     out = tmp_path / "out"
     rng = random.Random(name)
-    for at in places(name + "!", total, 5):
+    for at in places(name + "!", total, 3):
         for error in ERRORS if ALL else [rng.choice([*ERRORS])]:
             words = prepared(name, given, out)
             code, said, _ = in_child(out, at, ERRORS[error], lambda words=words: cli.main(words))
@@ -147,13 +147,14 @@ def test_refused_at_an_operation_it_says_one_line_and_loses_nothing(
             assert "Traceback" not in said and "delete" not in said, where
             assert "damaged" not in said, where
             if code == 2:
-                assert said.count("error: ") == 1 and os.strerror(ERRORS[error]) in said, where
+                assert said.count("error: [Errno") == 1 or said.count("could not write") == 1, where
+                assert os.strerror(ERRORS[error]) in said, where
                 assert ("free space" in said) == (error == "ENOSPC"), where
             code, said, _ = in_child(out, -1, None, lambda words=words: cli.main(words))
             assert code == 0 and content(out) == expected, (*where, said)
 
 
-@pytest.mark.parametrize("kills", [40 if ALL else 3])
+@pytest.mark.parametrize("kills", [40 if ALL else 2])
 def test_killed_at_random_moments_with_writing_in_the_background(given, kills, tmp_path):
     """Each kill falls on any instruction; then to the end, with the same bits, each time anew."""
     rng, words = random.Random(kills), [*TRAIN, "--out", str(tmp_path / "whole")]

@@ -14,7 +14,7 @@ What is wrong with a file is said in one of three ways, because the remedies dif
   The content may be sound, so nobody is told to remove anything. It always names the path.
 """
 
-from meanflow_lite.files.locks import Locked, clear_partials, locked
+from meanflow_lite.files.locks import Locked, locked
 from meanflow_lite.files.read import (
     Damage,
     OtherVersion,
@@ -26,6 +26,7 @@ from meanflow_lite.files.read import (
 )
 from meanflow_lite.files.write import (
     append,
+    clear_partials,
     naming,
     set_aside,
     sync_folder,

@@ -12,9 +12,7 @@ import contextlib
 import errno
 import json
 import os
-import re
 import shlex
-import shutil
 import sys
 import threading
 import time
@@ -22,13 +20,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from meanflow_lite.files.write import naming, owner, partial_name
+from meanflow_lite.files.write import alive, clear_partials, naming, owner
 
 LOCK = ".lock"
 #: Seconds between two signs of life, and how long one of another host is waited for.
 BEAT, PATIENCE = 10.0, 45.0
 
-_PARTIAL = re.compile(r"\..+\.(?P<host>[^/]+)-(?P<pid>\d+)\.partial")
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
 
@@ -144,55 +141,3 @@ def _beat(path: Path, stop: threading.Event) -> None:
     while not stop.wait(BEAT):
         with contextlib.suppress(OSError):
             os.utime(path)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process of this host with this number lives."""
-    if os.name == "nt":  # signal 0 would end it there
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
-def clear_partials(folder: Path | str, patience: float = 3600.0) -> list[Path]:
-    """Remove what processes that have ended left half written in ``folder``; returns the names.
-
-    Those of a living process of this host stay; those of another host stay if anything in them
-    was written within ``patience`` seconds.
-    """
-    gone = []
-    for path in Path(folder).glob(".*.partial"):
-        match = _PARTIAL.fullmatch(path.name)
-        if match is None or _owned_by_the_living(path, match, patience):
-            continue
-        with contextlib.suppress(OSError):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-            gone.append(path)
-    return gone
-
-
-def _owned_by_the_living(path: Path, match: re.Match[str], patience: float) -> bool:
-    host, pid = owner()
-    if match["host"] == host:
-        return int(match["pid"]) != pid and alive(int(match["pid"]))
-    try:
-        newest = max(p.lstat().st_mtime for p in [path, *path.glob("*")])
-        now = _now_by_the_file_system(path.parent)
-    except OSError:
-        return True
-    return now - newest < patience
-
-
-def _now_by_the_file_system(folder: Path) -> float:
-    """Its clock, not ours: on a network mount the two differ."""
-    probe = partial_name(folder / "clock")
-    probe.touch()
-    try:
-        return probe.stat().st_mtime
-    finally:
-        probe.unlink(missing_ok=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 CHECKSUM = "checksum"
+_PARTIAL = re.compile(r"\..+\.(?P<host>[^/]+)-(?P<pid>\d+)\.partial")
 #: What a file system says that cannot synchronize this kind of thing: some network mounts.
 _NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -31,6 +34,8 @@ def writing(path: Path | str, durable: bool = True) -> Iterator[IO[bytes]]:
     """
     path = Path(path)
     partial = partial_name(path)
+    if durable:
+        clear_partials(path.parent, glob.escape(path.name))
     try:
         with naming(path):
             with open(partial, "wb") as file:
@@ -143,6 +148,58 @@ def digest_of(value: Mapping[str, Any]) -> str:
     """SHA-256 of a JSON object's content: spaces and the order of keys do not count."""
     content = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this host with this number lives."""
+    if os.name == "nt":  # signal 0 would end it there
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def clear_partials(folder: Path | str, name: str = "*", patience: float = 3600.0) -> list[Path]:
+    """Remove what processes that have ended left half written in ``folder``; returns the names.
+
+    ``name`` restricts it to one file. Those of a living process of this host stay; those of
+    another host stay if anything in them was written within ``patience`` seconds.
+    """
+    gone = []
+    for path in Path(folder).glob(f".{name}.*.partial"):
+        match = _PARTIAL.fullmatch(path.name)
+        if match is None or _owned_by_the_living(path, match, patience):
+            continue
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            gone.append(path)
+    return gone
+
+
+def _owned_by_the_living(path: Path, match: re.Match[str], patience: float) -> bool:
+    host, pid = owner()
+    if match["host"] == host:
+        return int(match["pid"]) != pid and alive(int(match["pid"]))
+    try:
+        newest = max(p.lstat().st_mtime for p in [path, *path.glob("*")])
+        now = _now_by_the_file_system(path.parent)
+    except OSError:
+        return True
+    return now - newest < patience
+
+
+def _now_by_the_file_system(folder: Path) -> float:
+    """Its clock, not ours: on a network mount the two differ."""
+    probe = partial_name(folder / "clock")
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 class _Writer:
