@@ -31,7 +31,7 @@ or the machine that made it::
 ``steps``             optimizer steps of the whole run
 ``data``, ``images``  what it was trained on, as typed, and how many
 ``changes``           settings that were changed on the way: ``{"step", "changed", "command"}``
-``command``, ``processes``, ``versions``, ``preset``    for people
+``command``           for people, as are ``processes``, ``versions`` and ``preset``
 ====================  ===========================================================================
 
 ``model.safetensors`` carries ``identity``, ``step`` and ``rate`` (of the moving average) in its

@@ -15,7 +15,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from meanflow_book import api, cells, figures, finish, ledger, links, theme
+from meanflow_book import api, cells, figures, finish, ledger, links, search, theme
 from meanflow_book.cards import (
     claims_filter,
     claims_page,
@@ -35,7 +35,7 @@ from meanflow_book.pages import (
 )
 
 PAGES: dict[str, Callable[[], str]] = {
-    "api-reference": api.api_page,
+    "api-list": api.api_list,
     "bug-table": bugs_page,
     "chapter-map": chapter_map,
     "citation": citation_page,
@@ -88,12 +88,23 @@ class ReadingPath(GeneratedPage):
         return reading_path(list(self.content))
 
 
+class ApiModule(GeneratedPage):
+    """One module of the package, which its argument names."""
+
+    required_arguments = 1
+
+    def text(self) -> str:
+        """What autodoc is asked for."""
+        return api.api_module(self.arguments[0])
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives and the parts that work on every page."""
     for name, write in PAGES.items():
         made = type(name, (GeneratedPage,), {"write": staticmethod(write)})
         app.add_directive(name, made)
     app.add_directive("reading-path", ReadingPath)
-    for part in (api, cells, figures, finish, ledger, links, theme):
+    app.add_directive("api-module", ApiModule)
+    for part in (api, cells, figures, finish, ledger, links, search, theme):
         part.setup(app)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

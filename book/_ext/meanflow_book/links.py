@@ -168,7 +168,7 @@ class Links(SphinxTransform):
     def apply(self, **kwargs: object) -> None:
         """Change the page."""
         page = self.env.docname
-        if page in UNLINKED:
+        if page in UNLINKED or page.startswith("api/"):
             return
         for source in (ROOT / "book" / "glossary.md", ROOT / "book" / "_toc.yml", Path(__file__)):
             self.env.note_dependency(str(source))
