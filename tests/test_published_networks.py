@@ -1,5 +1,6 @@
 """iMF's, pMF's and Drifting's networks are the published ones; tangents are derivatives."""
 
+from dataclasses import replace
 from functools import partial
 
 import plain_networks as plain
@@ -195,6 +196,33 @@ def test_gradients_are_those_of_the_textbook_step(name):
     slow = gradient(net(z, r, t, y, **cond), jvp(net, z, r, t, v, none, one, y=y, **cond)[1])
     fast = gradient(*net.forward_with_tangent(z, r, t, v, none, one, y, **cond))
     torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9)
+
+
+def keeping(kept, run):
+    """What `run` returns; the tensors that its backward pass needs are put into `kept`."""
+
+    def pack(x):
+        kept.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        return run()
+
+
+@pytest.mark.parametrize("name", ["imf", "pmf", "drift"])
+def test_checkpointing_changes_memory_and_nothing_else(name):
+    config = CONFIGS[name]
+    plain_net, saving = awake(config), awake(replace(config, checkpoint=True))
+    z, r, t, v, y, cond = batch(config)
+    made = []
+    for net in (plain_net, saving):
+        u, du = net.forward_with_tangent(z, r, t, v, 0 * r, 0 * t + 1, y, **cond)
+        kept: list[torch.Tensor] = []
+        again = keeping(kept, lambda net=net: net(z, r, t, y, **cond))
+        grads = torch.autograd.grad((u * v).sum() + again.sum(), net.labels.weight)
+        made.append((u, du, *grads, len(kept)))
+    torch.testing.assert_close(made[0][:3], made[1][:3], rtol=1e-10, atol=1e-11)
+    assert made[1][3] < made[0][3] / 2
 
 
 @pytest.mark.parametrize("name", ["iMF-tiny", "Drift-tiny", "pMF-tiny"])

@@ -1,5 +1,6 @@
 r"""The diffusion transformer (DiT, adaLN-Zero) as an average-velocity field :math:`u(z, r, t)`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -239,7 +240,7 @@ class DiT(nn.Module):
     def _walk(self, blocks: nn.ModuleList, x: Dual, c: Dual) -> Dual:
         for block in blocks:
             if self.config.checkpoint and torch.is_grad_enabled():
-                x = _checkpointed(block, x, c)
+                x = checkpointed(block, x, c)
             else:
                 x = block(x, c)
         return x
@@ -250,7 +251,7 @@ class DiT(nn.Module):
         return grid.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
 
-def _checkpointed(block: nn.Module, x: Dual, c: Dual) -> Dual:
+def checkpointed(block: Callable[[Dual, Dual], Dual], x: Dual, c: Dual) -> Dual:
     """`block(x, c)` with activations recomputed in the backward pass; tangents pushed only once."""
     if under_forward_mode():
         raise ValueError(
@@ -273,7 +274,7 @@ def _checkpointed(block: nn.Module, x: Dual, c: Dual) -> Dual:
     return Dual(y, pushed.pop() if pushed else None)
 
 
-def _compiled_checkpoint(block: nn.Module, x: Dual, c: Dual) -> Dual:
+def _compiled_checkpoint(block: Callable[[Dual, Dual], Dual], x: Dual, c: Dual) -> Dual:
     """The same with the tangents as outputs: what the recomputation does not need is removed."""
     given = [a for a in (*x, *c) if a is not None]
 

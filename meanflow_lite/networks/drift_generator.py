@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from meanflow_lite.networks.dit import position_features
+from meanflow_lite.networks.dit import checkpointed, position_features
 from meanflow_lite.networks.embedding import TimestepEmbedder
 from meanflow_lite.networks.patches import check_conditions, check_rows, patchify, unpatchify
 from meanflow_lite.networks.rules import (
@@ -244,7 +244,10 @@ class DriftGenerator(nn.Module):
         front = self.token(vector)[:, None] + self.tokens
         x = joined([Dual(front), x])
         for block in self.blocks:
-            x = block(x, c, self.rotation)
+            if config.checkpoint and torch.is_grad_enabled():
+                x = checkpointed(lambda x, c, block=block: block(x, c, self.rotation), x, c)
+            else:
+                x = block(x, c, self.rotation)
         shift, scale = chunk(affine(self.modulation, c), 2)
         x = affine(self.linear, modulated(self.norm(x), shift, scale))
         return mapped(x, lambda p: unpatchify(p[:, config.class_tokens :], config.patch_size))

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from meanflow_lite.networks.dit import checkpointed
 from meanflow_lite.networks.embedding import TimestepEmbedder
 from meanflow_lite.networks.patches import check_conditions, check_rows, unpatchify
 from meanflow_lite.networks.rules import (
@@ -39,6 +40,8 @@ TOKENS = {"label": 8, "omega": 4, "t_min": 2, "t_max": 2, "time": 4}
 PREFIX = sum(TOKENS.values())
 #: What the network may be told beside times and label, [B] each.
 CONDITIONS = ("omega", "t_min", "t_max")
+#: In place of a condition, where blocks have none.
+NOTHING = Dual(torch.empty(0))
 #: Below this t, the division of a network that predicts the data is by this number.
 SMALLEST_T = 0.05
 
@@ -328,7 +331,10 @@ class InContextTransformer(nn.Module):
 
     def _walk(self, blocks: nn.ModuleList, x: Dual) -> Dual:
         for block in blocks:
-            x = block(x, self.rotation)
+            if self.config.checkpoint and torch.is_grad_enabled():
+                x = checkpointed(lambda x, _, block=block: block(x, self.rotation), x, NOTHING)
+            else:
+                x = block(x, self.rotation)
         return x
 
     def _head(self, blocks: nn.ModuleList, layer: nn.ModuleDict, x: Dual) -> Dual:
