@@ -49,6 +49,8 @@ class Sample:
             input (improved and pixel MeanFlow, Drifting); others were trained with theirs. None:
             the recommended one, or none.
         interval: where in t it acts, for models that take it as an input, such as 0.4 0.65.
+        checkpoint: step of a checkpoint that is still there; None: the end of the run.
+        average: rate of one of the run's moving averages, or `net`; None: the first average.
         seed: of noise and random labels.
         batch: samples at once.
         vae: decoder of latents; None: the one that encoded the training images.
@@ -63,6 +65,8 @@ class Sample:
     t_mid: float | None = None
     omega: float | None = None
     interval: tuple[float, float] | None = None
+    checkpoint: int | None = None
+    average: str | None = None
     seed: int = 0
     batch: int = 256
     vae: str | None = None
@@ -83,7 +87,7 @@ class Sample:
     def run(self) -> None:
         """Write the samples of this process; the first process puts them into their place."""
         with joined(self.device) as device, ExitStack() as held:
-            model = load(self.model, device)
+            model = load(self.model, device, self.checkpoint, self.average)
             labels = choose_labels(
                 self.labels, self.count, model.num_classes, self.seed, model.classes
             )
