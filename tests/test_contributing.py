@@ -68,7 +68,7 @@ def test_its_row_fits_the_bench():
     from importlib.util import module_from_spec, spec_from_file_location
 
     sys.path.insert(0, str(ROOT / "benchmarks"))
-    spec = spec_from_file_location("bench_of_methods", ROOT / "benchmarks" / "methods.py")
+    spec = spec_from_file_location("bench_of_methods", ROOT / "benchmarks" / "recipes.py")
     assert spec is not None and spec.loader is not None
     bench = module_from_spec(spec)
     sys.modules["bench_of_methods"] = bench
@@ -81,7 +81,7 @@ def test_its_row_fits_the_bench():
 def test_the_example_of_a_claim_is_a_row_that_the_ledger_takes():
     opened = yaml.safe_load(block("id: geng-fd", "yaml"))[0]
     assert problems([opened], {}) == []
-    settled = {**opened, **yaml.safe_load(block("status: contradicted", "yaml"))}
+    settled = {**opened, **yaml.safe_load(block("status: fails", "yaml"))}
     assert problems([settled], {"geng-fd": {"11_loss_of_one"}}) == []
     assert problems([settled], {})
     assert problems(ledger(), cells_by_claim()) == problems([*ledger(), opened], cells_by_claim())

@@ -14,12 +14,16 @@ import yaml
 
 from meanflow_book.chapters import ROOT, titled
 from meanflow_lite.notebook.claims import all_published
+from meanflow_lite.notebook.findings import told
 from meanflow_lite.notebook.live import live_html
 
 STATUSES = {
-    "contradicted": "The cell finds otherwise.",
-    "reproduced": "The cell finds what is claimed.",
-    "not testable here": "It would take a GPU cluster, or a statement that can be tested.",
+    "fails": "The claim as it is made is wrong, and a cell shows it.",
+    "quoted wrongly": "The source says something else. Nothing was trained to find out.",
+    "depends": "It holds under a condition that the claim leaves out.",
+    "holds": "A cell finds what is claimed, and would have failed otherwise.",
+    "quoted correctly": "The source says so. That is all that was checked.",
+    "not testable here": "It is about training at scale, or about causes and history.",
     "open": "No chapter has settled it yet.",
 }
 #: How a source begins, and the name of the group that it belongs to.
@@ -58,8 +62,8 @@ def headline() -> str:
         f"<b>{count[s]}</b> {s}</a>"
         for s in parts
     )
-    told = f"{total} claims: " + ", ".join(f"{count[s]} {s}" for s in parts) + "."
-    return f'<div class="mf-bar" role="group" aria-label="{told}">{bars}</div>'
+    said = f"{total} claims: " + ", ".join(f"{count[s]} {s}" for s in parts) + "."
+    return f'<div class="mf-bar" role="group" aria-label="{said}">{bars}</div>'
 
 
 def _slug(text: str) -> str:
@@ -128,8 +132,9 @@ def claims_page() -> str:
 
 def _claim(row: dict[str, Any]) -> str:
     where = f"Tested in {titled(row['notebook'])}." if "notebook" in row else ""
-    why = row["why"] if "why" in row else f"Planned for chapter {row['chapter']}."
-    shows = f"On the toys: {plain(row['toy'])}" if row.get("toy") else ""
+    why = told(row["why"]) if "why" in row else f"Planned for chapter {row['chapter']}."
+    toy = row.get("toy")
+    shows = f"On the toys: {toy['shows']} ({plain(told(toy['interval']))})." if toy else ""
     stamp = f'<p class="mf-stamp mf-{_slug(row["status"])}">{row["status"]}</p>'
     quote = f'<p class="mf-who">{escape(row["source"])} says</p>\n\n> {plain(row["claim"])}'
     data = {"verdict": row["status"], "who": voice(row["source"])}

@@ -13,6 +13,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 from meanflow_book.chapters import ROOT
+from meanflow_lite.notebook.findings import told
 from tools.sources import SOURCES, read, tags
 
 
@@ -31,7 +32,7 @@ def box(stem: str) -> str:
     items = "".join(
         f'<li><a href="../claims.html#{row["id"]}"><code>{row["id"]}</code></a> '
         f"<strong>{row['status']}</strong>: &ldquo;{escape(row['claim'])}&rdquo; "
-        f"({escape(row['source'])}). {escape(row['why'])}</li>"
+        f"({escape(row['source'])}). {escape(told(row['why']))}</li>"
         for row in rows
     )
     count = f"{len(rows)} claim{'s' * (len(rows) != 1)}"
