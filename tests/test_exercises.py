@@ -10,6 +10,7 @@ import torch
 from meanflow_lite import notebook as nb
 from meanflow_lite.notebook.exercises import exercise, find
 from tools import notebooks as tool
+from tools.chapters import OLD
 
 CHAPTERS = [pytest.param(p, id=p.stem) for p in tool.sources()]
 
@@ -74,6 +75,50 @@ def test_every_mistake_is_told_its_own_sentence(id):
         verdict = item.verdict(mistake)
         assert verdict.state == "wrong"
         assert verdict.message == sentence
+
+
+def otherwise(right):
+    """The same answer in another form: a tensor for a number, a column [B, 1] for [B]."""
+    if callable(right):
+        return lambda *a, **k: otherwise(right(*a, **k))
+    if isinstance(right, torch.Tensor):
+        return right.detach().tolist() if right.dim() == 0 else right.unsqueeze(-1)
+    if isinstance(right, int | float) and not isinstance(right, bool):
+        return torch.tensor([float(right)], dtype=torch.float64)
+    if isinstance(right, tuple) and all(isinstance(x, int | float) for x in right):
+        return torch.tensor(right, dtype=torch.float64)
+    return right
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_another_form_of_the_right_answer_is_accepted(id):
+    verdict = find(id).verdict(otherwise(find(id).right))
+    assert verdict.state == "right", verdict.message
+
+
+@pytest.mark.parametrize("id", [i for i in IDS if i[:2] not in OLD])
+def test_three_mistakes_are_known_by_name(id):
+    assert len(find(id).mistakes) >= 3
+
+
+def test_usual_slips_are_recognized_in_any_exercise():
+    rows = exercise(
+        "99-rows",
+        use=lambda f: {"the loss of each row": f(torch.arange(1.0, 4.0)), "its count": 3},
+        right=lambda z: z**2,
+        mistakes={"That is z.": lambda z: z},
+    )
+    said = {
+        "mean over the rows": lambda z: (z**2).mean(),
+        "sum over the rows": lambda z: (z**2).sum(),
+        "Every row met every time": lambda z: z[:, None] * z,
+        "The sign is turned round": lambda z: -(z**2),
+        "Look at the loss of each row": lambda z: z**3,
+    }
+    for words, answer in said.items():
+        assert words in rows.verdict(answer).message
+    assert rows.verdict(lambda z: (z**2)[:, None]).state == "right"
+    assert rows.verdict(lambda z: [1.0, 4.0, 9.0]).state == "right"
 
 
 def test_ids_are_unique_and_belong_to_their_chapter():

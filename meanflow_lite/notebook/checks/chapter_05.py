@@ -126,6 +126,7 @@ exercise(
     mistakes={
         "In two steps that one lands where it landed in one. Try the other.": "second",
         "In one step both are right, but two steps tell them apart.": "neither",
+        "One of them lands in two steps where it landed in one.": "both",
     },
     praise="Right: it computes z - u for every jump, so its two half jumps are twice too long.",
 )
