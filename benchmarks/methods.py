@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from harness import RESULTS, Cell, environment, finish_cells, write
+from harness import RESULTS, Cell, environment, finish_cells, finished_lines, write
 from measure import noise_bound, run
 from recipes import CONTROLS, LAWS, METHODS, RATES
 from tables import check_table, choices_table, result_table
@@ -183,11 +183,15 @@ def check_cells(plan: Plan, steps: int, own: dict[str, dict], records: list[dict
     return cells
 
 
-def bench(plan: Plan, output: Path, workers: int) -> dict:
-    """All four parts; returns what is written."""
+def bench(plan: Plan, output: Path, workers: int, finished: bool = False) -> dict:
+    """All four parts; returns what is written. With ``finished`` nothing is run."""
     kept = output.with_suffix(".cells")
 
     def go(cells: list[Cell]) -> list[dict]:
+        if finished:
+            done = {json.dumps(r["cell"], sort_keys=True): r for r in finished_lines(kept).values()}
+            keys = [json.dumps(cell, sort_keys=True) for cell in cells]
+            return [done[key] for key in keys if key in done]
         return finish_cells(cells, partial(run, folder=output.parent), kept, workers)
 
     steps, pilot = fix_budget(plan, go)
@@ -213,14 +217,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a minute, into a temporary folder")
     parser.add_argument("--table", action="store_true", help="print the tables of a finished run")
     parser.add_argument("--output", type=Path, help="another place for the result")
+    parser.add_argument(
+        "--finished", action="store_true", help="write what a stopped bench has so far; run nothing"
+    )
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
     output = args.output or RESULTS / "bench.json"
     if args.quick and not args.output:
         output = Path(tempfile.mkdtemp()) / "bench.json"
     if not args.table:
-        write(output, bench(QUICK if args.quick else Plan(), output, args.workers))
-        output.with_suffix(".cells").unlink(missing_ok=True)
+        plan = QUICK if args.quick else Plan()
+        write(output, bench(plan, output, args.workers, args.finished))
+        if not args.finished:
+            output.with_suffix(".cells").unlink(missing_ok=True)
     result = json.loads(output.read_text())
     for text in (choices_table(result), *map(partial(result_table, result), ("shared", "own"))):
         print(text + "\n")

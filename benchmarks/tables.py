@@ -28,11 +28,12 @@ def settings_of(result: Result, method: str, which: str) -> dict:
 def runs_of(result: Result, toy: str, method: str, which: str) -> list[dict]:
     """The runs of a method on a toy, one a seed."""
     wanted = settings_of(result, method, which)
+    # a bench that was stopped lacks runs: their rows are empty
     for record in result["final"]:
         cell = record["cell"]
         if (cell["toy"], cell["method"]) == (toy, method) and cell["settings"] == wanted:
             return record["runs"]
-    raise KeyError(f"no run of {method} on {toy} with its {which} settings: {wanted}")
+    return []
 
 
 def energy(count: str) -> Callable[[dict], float | None]:
@@ -59,7 +60,7 @@ def bounded(values: list[float | None], noise: float, digits: int = 4) -> str:
 def against(result: Result, toy: str, method: str, which: str, of: Callable) -> str:
     """A method against MeanFlow, seed by seed: the difference, and how many seeds are worse."""
     mine, base = ([of(run) for run in runs_of(result, toy, m, which)] for m in (method, "meanflow"))
-    if method == "meanflow" or None in mine or None in base:
+    if method == "meanflow" or not base or None in mine or None in base:
         return ""
     positive = of is error
     found = (paired_ratio if positive else paired_difference)(mine, base)
@@ -82,6 +83,8 @@ def result_table(result: Result, which: str) -> str:
         floor = seed_interval([run["nfe"]["1"]["sliced"] for run in perfect]).center
         for method in (*METHODS, *CONTROLS):
             runs = runs_of(result, toy, method, which)
+            if not runs:
+                continue
             good = [run for run in runs if not run["diverged"] and run["nfe"].get("1")]
             sliced = [run["nfe"]["1"]["sliced"] - floor for run in good]
             row = [toy, LABELS[method], bounded([energy("1")(run) for run in good], noise)]
@@ -105,7 +108,9 @@ def choices_table(result: Result) -> str:
         "| method | lr | law of times | own setting | ms | MB |",
         "|" + "---|" * 6,
     ]
-    costs = {record["cell"]["cost"]: record for record in result["cost"]}
+    nothing = {"milliseconds": 0.0, "peak_bytes": 0}
+    costs = {method: nothing for method in result["own"]}
+    costs |= {record["cell"]["cost"]: record for record in result["cost"]}
     for method, own in result["own"].items():
         law = own["law"] if METHODS[method].law else ""
         knob = ", ".join(f"{k} {v}" for k, v in own["knob"].items())

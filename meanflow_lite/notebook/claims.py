@@ -17,6 +17,7 @@ class Published:
 
     ``trust`` is "first hand" (read in the paper or repository), "second hand" (read in several
     transcriptions that agree) or "abstract". ``labels`` is the protocol of the class labels.
+    A condition that was not found is "not stated here".
     """
 
     key: str
@@ -28,6 +29,8 @@ class Published:
     guidance: str = ""
     epochs: str = ""
     labels: str = ""
+    tokenizer: str = ""
+    batch: str = ""
     note: str = ""
 
     def __format__(self, spec: str) -> str:

@@ -171,6 +171,8 @@ def conditions(n: Any) -> str:
     """The conditions of a number as chips; what was not read is left out."""
     said = [f"NFE {n.nfe}" if n.nfe else "", f"guidance: {n.guidance}" if n.guidance else ""]
     said += [f"{n.epochs} epochs" if n.epochs else "", f"labels: {n.labels}" if n.labels else ""]
+    said += [f"tokenizer: {n.tokenizer}" if n.tokenizer else ""]
+    said += [f"batch: {n.batch}" if n.batch else ""]
     chips = "".join(f"<span>{escape(str(text))}</span>" for text in said if text)
     return f'<p class="mf-chips">{chips}</p>' if chips else ""
 
