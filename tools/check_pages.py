@@ -55,7 +55,10 @@ SEARCHES = {
     "adaptive weight": "notebooks/11_loss_of_one",
     "data_proportion": "conventions",
     "NaN": "troubleshooting",
-    "solve_average": "api",
+    "solve_average": "api/fields",
+    "loss is 1": "troubleshooting",
+    "r = t": "notebooks/12_settings",
+    "install": "full_scale",
 }
 # What one page looks like once it stands still; runs in the page.
 INSPECT = r"""() => {

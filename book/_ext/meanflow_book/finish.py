@@ -25,8 +25,9 @@ VIEWPORT = re.compile(r'\s*<meta name="viewport"[^>]*>')
 PRINTED = re.compile(r'<div id="jb-print-docs-body".*?(?=<div id="searchbox">)', re.S)
 SIDEBAR = '<div id="pst-primary-sidebar" class'
 LANDMARK = '<div role="complementary" aria-label="The book" id="pst-primary-sidebar" class'
-# The index of the search, which only the page of the search uses.
-INDEX = re.compile(r'\s*<script src="[^"]*searchindex\.js[^"]*"></script>')
+# The search, which only its own page uses; tabs and kernels, which no page has.
+UNUSED = "searchindex|searchtools|language_data|design-tabs"
+INDEX = re.compile(rf'\s*<script[^>]*src="[^"]*(?:{UNUSED})\.js[^"]*"></script>')
 # MathJax in parts: the one file has menus and speech in it that no page here uses.
 WHOLE, PARTS = "mathjax/tex-chtml.js", "mathjax/startup.js"
 LOST = """<h1>There is no page here</h1>

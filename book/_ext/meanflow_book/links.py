@@ -181,7 +181,7 @@ class Links(SphinxTransform):
         join_lines(self.document)
         linker = Linker(page)
         for text in list(self.document.findall(nodes.Text)):
-            if not _is_quiet(text):
+            if not _is_quiet(text) and not _is_marked(text):
                 pieces = [p for p in linker.text(text.astext()) if p != ""]
                 text.parent.replace(text, pieces)
 
@@ -206,6 +206,18 @@ def _is_quiet(node: nodes.Node) -> bool:
         if isinstance(node, QUIET) or "sd-card" in node.get("classes", ()):
             return True  # a card is one link already
     return False
+
+
+def _is_marked(text: nodes.Text) -> bool:
+    """Whether an author keeps a word from being linked: ``<span data-plain>field</span>``.
+
+    Words that act on a picture, ``<span data-live=...>``, are buttons and hold no link either.
+    """
+    at = text.parent.index(text)
+    before = text.parent[at - 1] if at else None
+    return isinstance(before, nodes.raw) and before.astext().startswith(
+        ("<span data-plain", "<span data-live")
+    )
 
 
 def number_title(page: str, document: nodes.document) -> None:

@@ -1,7 +1,7 @@
 """What a reader types into the search, and the page that explains it: entries of the index.
 
-The search puts main entries of the index first. A chapter is plain Markdown and cannot hold any, so they
-are added here, to the page as a whole.
+The search puts main entries of the index first. A chapter is plain Markdown and cannot hold any, so
+they are added here, to the page as a whole.
 """
 
 from __future__ import annotations
