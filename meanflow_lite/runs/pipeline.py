@@ -35,7 +35,7 @@ class FieldModel(ModelMixin, ConfigMixin):
     def forward(
         self, z: Tensor, r: Tensor, t: Tensor, y: Tensor | None = None, **cond: Tensor
     ) -> Tensor:
-        """The field; shapes as in :class:`~meanflow_lite.fields.Field`."""
+        """The field; shapes as in :class:`~meanflow_lite.fields.base.Field`."""
         return self.net(z, r, t, y, **cond)
 
 

@@ -198,7 +198,7 @@ def read_manifest(path: Path | str) -> dict[str, Any]:
 
     Raises:
         CheckpointError: if it is missing, cut or changed.
-        OtherVersion, OSError: as :func:`meanflow_lite.files.read_json`.
+        OtherVersion, OSError: as :func:`meanflow_lite.files.read.read_json`.
     """
     try:
         manifest = read_json(Path(path) / MANIFEST, SCHEMA, FORMAT)
@@ -215,7 +215,7 @@ def read_checkpoint(path: Path | str, only: Collection[str] | None = None) -> St
 
     Raises:
         CheckpointError: if a file is missing, truncated or changed, or there is no such part.
-        OtherVersion, OSError: as :func:`meanflow_lite.files.read_json`.
+        OtherVersion, OSError: as :func:`meanflow_lite.files.read.read_json`.
     """
     path, parts = Path(path), {}
     manifest = read_manifest(path)
