@@ -227,11 +227,11 @@ class _TimeNotAdvanced(Shortcut):
 
 
 class _StartSign(TerminalVelocity):
-    def terminal_error(self, u: Field, rows: Draw, ctx: Context) -> Tensor:
+    def terminal_error(self, u: Field, rows: Draw, average: Field) -> Tensor:
         z, gap = rows.z, bcast(rows.t - rows.r, rows.z)
         value, slope = end_derivative(u, z, rows.r, rows.t, rows.y)
         with torch.no_grad():
-            target = ctx.u_ema(z - gap * value.detach(), rows.r, rows.r, rows.y)
+            target = average(z - gap * value.detach(), rows.r, rows.r, rows.y)
         return squared_error(value + gap * slope, target)
 
 

@@ -50,7 +50,7 @@ def probe(suspect: Any) -> str:
     for name, field in _FIELDS.items():
         ctx = Context(field, None, torch.tensor(0.5), None)
         if isinstance(suspect, TerminalVelocity):
-            squared = suspect.terminal_error(field, row, ctx)
+            squared = suspect.terminal_error(field, row, field)
         elif isinstance(suspect, Consistency):
             squared = suspect(field, row, ctx).per_sample * 0.25  # undo the weight 1 / (t - s)
         else:
