@@ -48,7 +48,11 @@ COMMANDS = {
     "compare": Command(
         "compare", "Compare", "Draw several models on the same noise, one row a model."
     ),
-    "export": Command("export", "Export", "Write the one-step sampler for other programs."),
+    "export": Command(
+        "export",
+        "Export",
+        "Write the one-step sampler of a run for other programs, or push the run to the Hub.",
+    ),
     "fid": Command("fid", "Fid", "Compare samples with a reference."),
 }
 

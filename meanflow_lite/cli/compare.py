@@ -20,9 +20,10 @@ from meanflow_lite.runs.sampling import walk_times
 
 @dataclass(frozen=True)
 class Compare:
-    """Draw one row of samples a model, with evaluations, seconds and parameters at the row.
+    """Draw several models on the same noise, one row a model.
 
-    Models whose samples have the same shape get the same noise, scaled as each wants it.
+    Evaluations, seconds and parameters stand at each row. Models whose samples have the same
+    shape get the same noise, scaled as each wants it.
 
     Attributes:
         models: folders of runs, `digits`, or published names such as imf-b2 pmf-b16 drift-b2.

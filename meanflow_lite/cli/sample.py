@@ -17,14 +17,14 @@ from meanflow_lite.data.digits import to_uint8
 from meanflow_lite.data.image_sets import NOTE_FORMAT
 from meanflow_lite.data.listing import SUFFIXES
 from meanflow_lite.files import locked
+from meanflow_lite.runs.identity import weights_digest
 from meanflow_lite.runs.model import Model, load
-from meanflow_lite.runs.processes import joined, place, share, wait
+from meanflow_lite.runs.processes import joined, place, told, wait
 from meanflow_lite.runs.samples import (
     Target,
     choose_labels,
     in_batches,
     protocol,
-    weights_digest,
 )
 from meanflow_lite.runs.sampling import walk_times
 
@@ -97,7 +97,7 @@ class Sample:
             if part == 0:
                 target.folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locked(target.folder))
-            missing = share(target.begin() if part == 0 else [])
+            missing = told(target.begin() if part == 0 else [])
             total = sum(map(len, missing[part::parts]))
             with tqdm(total=total, unit="image", disable=part > 0, file=sys.stderr) as bar:
                 for units in in_batches(missing[part::parts], self.batch):

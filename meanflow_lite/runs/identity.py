@@ -67,7 +67,7 @@ def short(meaning: Mapping[str, Any]) -> str:
 
 
 def weights_digest(net: nn.Module) -> str:
-    """A short hash of all weights of a network."""
+    """A short hash of all weights of a network: samples of two states of a run are not mixed."""
     digest = hashlib.sha256()
     for name, value in sorted(net.state_dict().items()):
         digest.update(name.encode())

@@ -114,15 +114,6 @@ def gather(value: T) -> list[T]:
     return found if dist.get_rank() == 0 else []
 
 
-def share(value: T) -> T:
-    """The first process's value, in all."""
-    if not dist.is_initialized():
-        return value
-    box = [value]
-    dist.broadcast_object_list(box)
-    return box[0]
-
-
 def wait() -> None:
     """Wait for all processes."""
     if dist.is_initialized():

@@ -6,7 +6,6 @@ was interrupted goes on with what it has, if the same samples are asked for.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import shutil
@@ -163,15 +162,6 @@ def load_pictures(paths: Iterable[Path]) -> torch.Tensor:
     stacked = torch.from_numpy(np.stack(arrays))
     stacked = stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2)
     return stacked.float() / 127.5 - 1
-
-
-def weights_digest(net: torch.nn.Module) -> str:
-    """A short hash of all weights: samples of two states of a run are not mixed."""
-    digest = hashlib.sha256()
-    for name, value in sorted(net.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def in_batches(units: list[range], size: int) -> Iterable[list[range]]:
