@@ -166,8 +166,18 @@ def test_the_scheduler_of_diffusers_walks_our_field_to_the_last_bit(name, tmp_pa
             pipeline([1], omega=2.0)
 
 
-@pytest.mark.parametrize("kind", ["pt2", "onnx"])
-@pytest.mark.parametrize("name", ["digits", "pMF-tiny", "Drift-tiny"])
+SLOW = [("pMF-tiny", "onnx"), ("Drift-tiny", "onnx"), ("Drift-tiny", "pt2")]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("digits", "pt2"),
+        ("digits", "onnx"),
+        ("pMF-tiny", "pt2"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW),
+    ],
+)
 def test_the_one_step_sampler_as_a_graph(name, kind, tmp_path, capsys):
     run = "digits" if name == "digits" else run_of(name, tmp_path / "run")
     model = load(run)
