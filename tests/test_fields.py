@@ -163,13 +163,20 @@ def test_mixture_error_falls_with_steps():
     assert errors[1] < errors[0] / 20 and errors[2] < errors[1] / 20 and errors[2] < 1e-7
 
 
-@pytest.mark.parametrize("data", [Gaussian([0.5], [2.0]), mixture_a(), product(), ring()])
+#: weights and widths that differ, in more than one dimension: P(k | z) takes s_k to the power D
+UNEVEN = [
+    GaussianMixture([0.2, 0.5, 0.3], [[-1.0, 0.5], [0.5, -1.0], [0.8, 1.0]], [0.4, 1.0, 0.6]),
+    GaussianMixture([0.3, 0.7], [[0.0, 0.5, -0.5], [0.5, -0.5, 0.0]], [0.5, 1.2]),
+]
+
+
+@pytest.mark.parametrize("data", [Gaussian([0.5], [2.0]), mixture_a(), product(), ring(), *UNEVEN])
 def test_velocity_and_variance_equal_importance_sampling(data, generator):
     """Posterior moments by self-normalized importance sampling: weights p(z | x) on data x."""
     n = 400_000
     x = data.sample(n, generator)[0].double()
     for row, t in enumerate((0.35, 0.8)):
-        z = torch.tensor([[0.4, -0.7][: data.dim]], dtype=torch.float64)
+        z = torch.tensor([[0.4, -0.7, 0.2][: data.dim]], dtype=torch.float64)
         eps = (z - (1 - t) * x) / t
         share = (-0.5 * eps.square().sum(1)).softmax(0)[:, None]
         mean = (share * (eps - x)).sum(0)
