@@ -104,7 +104,7 @@ def bumps(z, r, t, y):
     return torch.stack([first * one, first * z, first * a * one, first * c * z.sin(), z, c * one])
 
 
-def worst(objective, data, oracle, seed, batches=12, rows=1024):
+def worst(objective, data, oracle, seed, batches=12, rows=512):
     """Largest mean over its standard error among the gradients of the loss at the oracle."""
     gradients = []
     for k in range(batches):

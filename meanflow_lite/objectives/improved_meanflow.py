@@ -13,7 +13,6 @@ at r = t (here at the r of its row). The transformer is a network of its own, ``
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -26,7 +25,7 @@ from meanflow_lite.identity import total_derivative
 from meanflow_lite.losses import adaptive_weight, squared_error
 from meanflow_lite.objectives.anchored import Anchored, draw_anchored, watched
 from meanflow_lite.objectives.base import Context, Draw, Loss
-from meanflow_lite.objectives.velocities import JOINT, Velocity
+from meanflow_lite.objectives.velocities import JOINT, SecondOutput, Velocity, two_outputs
 from meanflow_lite.paths import Ordered, PairLaw, bcast
 
 
@@ -75,12 +74,13 @@ class ImprovedMeanFlow(Anchored):
             here, shift = self.guidance.velocities(v, draw.z, draw.t, draw.y, draw.extra)
             along, target = here[n:], target + shift
         if self.auxiliary_head:
-            value, own = _two_outputs(u)(*at, draw.y, **draw.extra)
+            value, own = two_outputs(u)(*at, draw.y, **draw.extra)
             if len(jump.x):
                 with torch.no_grad():
                     there = (jump.z, jump.r, jump.t, own[n:] if along is None else along, jump.y)
-                    last = field_rows(told, slice(n, None))
-                    dudt = total_derivative(last, *there, detach=True)[1]
+                    dudt = total_derivative(field_rows(told, slice(n, None)), *there, detach=True)[
+                        1
+                    ]
         elif len(jump.x):
             if along is None:
                 along = self.tangent_velocity.jump(u, jump, ctx).detach()
@@ -98,16 +98,4 @@ class ImprovedMeanFlow(Anchored):
         return Loss(loss, watch)
 
     def _velocity(self, u: Field, z: Tensor, t: Tensor, y: Tensor, cond: dict) -> Tensor:
-        if self.auxiliary_head:
-            return resting(partial(_two_outputs(u), **cond), z, t, t, y)[1]  # pyright: ignore
-        return resting(Conditioned(u, cond), z, t, t, y)
-
-
-def _two_outputs(u: Field) -> Callable[..., tuple[Tensor, Tensor]]:
-    try:
-        return u.with_velocity  # pyright: ignore[reportAttributeAccessIssue]
-    except AttributeError:
-        raise ValueError(
-            "auxiliary_head needs a network with with_velocity(z, r, t, y) -> (u, v): "
-            f"{type(u).__name__} has none"
-        ) from None
+        return resting(Conditioned(SecondOutput(u) if self.auxiliary_head else u, cond), z, t, t, y)

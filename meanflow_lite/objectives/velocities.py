@@ -61,3 +61,25 @@ def exact(velocity: Callable[..., Tensor]) -> Velocity:
         return velocity(rows.z, rows.t, rows.y)
 
     return Velocity("exact", rule, rule)
+
+
+@dataclass(frozen=True)
+class SecondOutput:
+    """The velocity of a network with a head for it, as a field."""
+
+    wrapped: Field
+
+    def __call__(self, *at: object, **cond: object) -> Tensor:
+        """Evaluate, and keep the second output."""
+        return two_outputs(self.wrapped)(*at, **cond)[1]
+
+
+def two_outputs(u: Field) -> Callable[..., tuple[Tensor, Tensor]]:
+    """``u.with_velocity``; ``ValueError`` if the network has no head for its velocity."""
+    try:
+        return u.with_velocity  # pyright: ignore[reportAttributeAccessIssue]
+    except AttributeError:
+        raise ValueError(
+            "auxiliary_head needs a network with with_velocity(z, r, t, y) -> (u, v): "
+            f"{type(u).__name__} has none"
+        ) from None
