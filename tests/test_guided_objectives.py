@@ -128,7 +128,10 @@ def worst(objective, data, oracle, seed, batches=12, rows=512):
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if "interval" in n else n for n in CASES],
+)
 def test_the_guided_average_is_at_rest(name, seed, float64):
     objective, oracle = CASES[name]
     data = mixture(2)
