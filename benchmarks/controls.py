@@ -75,7 +75,7 @@ class PlainGan(nn.Module):
         """D(x), with live parameters or detached ones."""
         tables = dict(self.discriminator.named_parameters())
         held = tables if live else {name: p.detach() for name, p in tables.items()}
-        return torch.func.functional_call(self.discriminator, held, (x,))
+        return torch.func.functional_call(self.discriminator, held, (x,))  # pyright: ignore
 
     def __call__(self, u, draw: Draw, ctx: Context) -> Loss:
         """Both players in one loss, kept apart by detaching."""

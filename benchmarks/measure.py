@@ -122,7 +122,7 @@ def build_trainer(cell: dict, folder: Path, seeds: int) -> tuple[Trainer, float]
     build = Build(LAWS[settings["law"]], data.dim, seeds)
     objective = recipe.objective(build, settings["knob"])
     if seeds:
-        return StackTrainer(net, objective, batches, config, teacher), seconds
+        return StackTrainer(net, objective, batches, config, teacher), seconds  # pyright: ignore
     return Trainer(net, objective, batches, config, teacher), seconds
 
 
@@ -153,7 +153,7 @@ def teach(cell: dict, folder: Path, seeds: int) -> tuple[nn.Module, float]:
     )
     batches = FromDistribution(Unlabeled(toy(cell["toy"])))
     objective = FlowMatching(Uniform())
-    trainer = (StackTrainer if seeds else Trainer)(net, objective, batches, config)
+    trainer = (StackTrainer if seeds else Trainer)(net, objective, batches, config)  # pyright: ignore
     began = time.process_time()
     list(trainer.run())
     seconds = time.process_time() - began

@@ -32,11 +32,11 @@ class Stack(nn.Module):
 
     def forward(self, *rows: Tensor | None) -> Tensor:
         """The members' ``forward`` on their own rows; ``[S * B, ...]`` in and out."""
-        return self._each(_Forward(self._shape), rows)
+        return self._each(_Forward(self._shape), rows)  # pyright: ignore
 
     def forward_with_tangent(self, *rows: Tensor | None) -> tuple[Tensor, Tensor]:
         """The members' ``forward_with_tangent``."""
-        return self._each(_WithTangent(self._shape), rows)
+        return self._each(_WithTangent(self._shape), rows)  # pyright: ignore
 
     def _each(self, call: nn.Module, rows: tuple[Tensor | None, ...]):
         given = [value for value in rows if value is not None]
@@ -93,7 +93,7 @@ class EachSeed:
         losses = []
         for k in range(self.size):
             own, rows = whole[k :: self.size], draw.map(lambda v, k=k: v[k :: self.size])
-            losses.append(self.objective(lambda *_, own=own: own, rows, ctx))
+            losses.append(self.objective(lambda *_, own=own: own, rows, ctx))  # pyright: ignore
         watch = {
             name: torch.stack([loss.watch[name] for loss in losses], 1).flatten()
             for name in losses[0].watch

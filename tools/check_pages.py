@@ -266,7 +266,7 @@ def check_page(browser: Browser, base: str, name: str, size: str, shots: Path) -
     )
     page.on("pageerror", lambda e: problems.append(f"script: {e}"))
     loaded: dict[str, int] = {}
-    page.on("response", lambda r: loaded.setdefault(r.url, weight(r)))
+    page.on("response", lambda r: loaded.update({r.url: weight(r)}))
     local = (base, "data:", "blob:", "about:")
     page.on(
         "request",

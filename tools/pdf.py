@@ -65,7 +65,7 @@ def main() -> int:
             first = len(writer.pages)
             writer.append(reader, import_outline=False)
             title = (reader.metadata or {}).get("/Title") or name
-            writer.add_outline_item(str(title).split(" \u2014 ")[0], first)
+            writer.add_outline_item(str(title).split(" \u2014 ")[0], first)  # pyright: ignore
         browser.close()
     server.shutdown()
     writer.add_metadata({"/Title": "MeanFlow, checked"})

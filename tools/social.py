@@ -33,7 +33,7 @@ def main() -> None:
     figure = live_html("hero", id="hero", caption="The same noise in three panels.", z=-0.4)
     with sync_playwright() as play:
         browser = launch(play)
-        page = browser.new_page(viewport=SIZE)
+        page = browser.new_page(viewport=SIZE)  # pyright: ignore[reportArgumentType]
         page.set_content(PAGE.format(figure=figure))
         page.evaluate("for (const plot of meanflow.shown.hero.all) plot.tall = 400")
         page.evaluate("meanflow.shown.hero.room = 0, meanflow.shown.hero.resize()")

@@ -57,7 +57,12 @@ function filter(form) {
   apply();
 }
 
+// A finger on a point of a live picture drags the point, and does not scroll the page.
+const grab = (event) => event.target.closest?.(".mf-handle") && event.preventDefault();
+document.addEventListener("touchstart", grab, { passive: false });
+
 window.addEventListener("load", () => {
+  for (const arrow of document.querySelectorAll("summary:has(.toctree-toggle)")) arrow.setAttribute("aria-label", "Pages of this section");
   document.querySelectorAll(".mf-filter").forEach(filter);
   reach();
   window.MathJax?.startup?.promise?.then(reach);

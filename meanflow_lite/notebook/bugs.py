@@ -39,7 +39,7 @@ from meanflow_lite.objectives.base import Context, Draw, Loss
 from meanflow_lite.objectives.schedules import Constant
 from meanflow_lite.paths import Ordered, bcast
 from meanflow_lite.randomness import Random
-from meanflow_lite.samplers import Times, sample
+from meanflow_lite.samplers import Times, check_walk, sample
 from meanflow_lite.training.loop import LossModule, TrainConfig, Trainer
 
 
@@ -236,8 +236,8 @@ class _StartSign(TerminalVelocity):
 
 
 def _without_length(u: Field, eps: Tensor, times: Times) -> Tensor:
-    z = eps
-    for t, r in zip(times, times[1:], strict=False):
+    z, walk = eps, check_walk(times)
+    for t, r in zip(walk, walk[1:], strict=False):
         z = z - u(z, torch.full_like(z[:, 0], r), torch.full_like(z[:, 0], t))
     return z
 

@@ -36,7 +36,7 @@ def _with(
     direction: Callable, sign: int = 1, factor: Callable = lambda r, t: t - r, less: bool = True
 ) -> Callable:
     def residual(u: Callable, z: Tensor, r: Tensor, t: Tensor, v: Tensor) -> Tensor:
-        value, dudt = torch.func.jvp(u, (z, r, t), direction(z, r, t, v))
+        value, dudt = torch.func.jvp(u, (z, r, t), direction(z, r, t, v))[:2]
         return value + sign * factor(r, t)[:, None] * dudt - (v if less else 0)
 
     return residual
