@@ -252,4 +252,4 @@ def test_a_trained_network_lands_on_the_predicted_biased_point(name):
         made = field(z, 0 * one, one)
     predicted, flow = (u(z, 0 * one, one) for u in (PushedMap(data, times), data.average))
     to_predicted, to_flow = (float((made - u).square().mean().sqrt()) for u in (predicted, flow))
-    assert to_predicted < 0.15 < 0.35 < to_flow
+    assert to_predicted < 0.2 < 0.35 < to_flow

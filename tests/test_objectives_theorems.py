@@ -276,7 +276,7 @@ def test_the_gradient_through_the_end_derivative_agrees_with_finite_differences(
 
     def found(through):
         chosen = replace(objective, through_derivative=through)
-        error = chosen.terminal_error(net, draw, ctx).mean()
+        error = chosen.terminal_error(net, draw, frozen).mean()
         return torch.autograd.grad(error, weight)[0][0, 0]
 
     torch.testing.assert_close(found(True), wanted, rtol=1e-4, atol=1e-6)
