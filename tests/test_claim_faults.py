@@ -65,6 +65,8 @@ FAULTS = {
 def test_the_cell_of_a_claim_that_holds_fails_with_a_planted_fault(claim, monkeypatch):
     stem, plant = FAULTS[claim]
     monkeypatch.chdir(SOURCES.parent)
+    # predictions are asked in cells with live pictures, which are left out
+    monkeypatch.setattr("meanflow_lite.notebook.score", lambda *_, **__: None)
     torch.manual_seed(0)
     before, cell = cells_before(stem, claim)
     names = space(stem, before)
