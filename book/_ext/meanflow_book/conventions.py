@@ -22,7 +22,7 @@ def noise_time(row: Convention) -> float:
         return z
 
     one = torch.ones(1)
-    row.to_field(net)(one[:, None], 0 * one, one)
+    row.read(net, one, 0 * one, one, None)
     return float(heard[0])
 
 
