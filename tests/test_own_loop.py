@@ -144,7 +144,6 @@ GUIDED = MeanFlow(guidance=Guidance(10, 2.0), dropout=LabelDropout(10, 0.1))
             "dropout=LabelDropout\\(10",
         ),
     ],
-    ids=str,
 )
 def test_settings_that_do_not_fit_a_network_are_refused(objective, said):
     net, x, y = awake(10), torch.randn(16, 2), torch.arange(16) % 10
