@@ -14,7 +14,7 @@ OMP_NUM_THREADS ?= 1
 MPLBACKEND ?= Agg
 export OMP_NUM_THREADS MPLBACKEND
 
-.PHONY: help setup book test check unit crash lowest format notebooks portable colab clean pdf
+.PHONY: help setup book test check unit crash mutants lowest format notebooks portable colab clean pdf
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,10 @@ lowest: $(STAMP)  ## the fast tests at the lowest declared versions, in .venv-lo
 # Each command is killed and refused at every operation on files, and goes on: an hour.
 crash: $(STAMP)  ## the crash tests in full; `make unit` has a sample of them
 	CRASH=all $(BIN)/pytest -q -n 2 tests/test_crash.py
+
+mutants: $(STAMP)  ## [MODULES="paths losses"] small bugs, one at a time: which do the tests not notice?
+	$(BIN)/python -m pip install -q cosmic-ray coverage
+	$(BIN)/python -m tools.mutants run $(MODULES)
 
 format: $(STAMP)  ## formats the code
 	$(BIN)/ruff check --fix .
