@@ -49,8 +49,8 @@ SAMPLED = (
 )
 #: Tests of the library; the others build books, notebooks and packages, and say nothing of a line.
 LEAVE = re.compile(
-    r"book|layout|notation|own_network|check_pages|notebooks|workflows|package|readme|contributing|fresh_run|pipeline|full_scale"
-    r"|exercises|claims|published|panels|distributed|cli|train_command|live|damage|crash|step_cost"
+    r"book|layout|notation|own_network|check_pages|notebooks|workflows|package|readme"
+    r"|contributing|fresh_run|pipeline|full_scale|exercises|claims|published|panels|distributed|cli|train_command|live|damage|crash|step_cost"
 )
 #: Operators that say something of numerical code; the others are killed by any call of the line.
 KEEP = re.compile(

@@ -1,7 +1,7 @@
 """Runs chosen tests in seconds: a process that has torch loaded already forks for each request.
 
     python -m tools.warm_tests serve SOCKET COVERAGE.json      # one server a folder
-    python tools/warm_tests.py ask SOCKET [TEST ...]           # the exit code of pytest; imports nothing
+    python tools/warm_tests.py ask SOCKET [TEST ...]         # the exit code; imports nothing
 
 A request without tests is about a mutant: the server compares the files of the coverage table with
 what they held at its start, and runs the tests that reach the changed lines, quick ones first.
