@@ -309,14 +309,14 @@ def test_drift_moves_points_as_the_library_does(page):
     normal = torch.tensor(page.evaluate("meanflow.cloud(40)"), dtype=DOUBLE)
     side = torch.where(torch.arange(40) % 2 == 1, 1.4, -1.4).double()
     data = torch.stack([side + 0.3 * normal[:, 0], 0.3 * normal[:, 1]], 1)
-    other, every = ~torch.eye(40, dtype=torch.bool), torch.ones(40, 40, dtype=torch.bool)
+    others = torch.cat([~torch.eye(40, dtype=torch.bool), torch.ones(40, 40, dtype=torch.bool)], 1)
     for tau, place in ((0.2, (0.3, -0.5)), (0.5, (1.4, 0.0)), (1.0, (-3.0, 1.0))):
         points = torch.tensor(place, dtype=DOUBLE) + 0.3 * normal.flip(1)
         for _ in range(3):
-            points = points + drift(points, points, data, tau, (other, every))
+            points = points + drift(points, points, data, tau, others)
         got = numbers(page, tau=str(tau).removesuffix(".0"), a=place[0], b=place[1], step=3)
         close(got["points"], points)
-        close(got["drift"], drift(points, points, data, tau, (other, every)))
+        close(got["drift"], drift(points, points, data, tau, others))
 
 
 def test_floor_is_the_mean_variance_of_the_targets(page):

@@ -36,7 +36,7 @@ def executed(code):
 def test_what_a_page_keeps_is_described_and_the_same_twice():
     first, second = executed(PANEL), executed(PANEL)
     assert first.cells[0].outputs == second.cells[0].outputs
-    picture, sentence = first.cells[0].outputs
+    picture, *_, sentence = first.cells[0].outputs
     assert picture.metadata["image/png"]["alt"] == "A line of slope one"
     assert sentence.data == {
         "text/plain": "Run this cell in Jupyter or Colab to choose slope, name."

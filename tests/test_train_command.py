@@ -293,6 +293,8 @@ def test_torchrun_is_stopped_by_sigterm_and_goes_on(tmp_path):
 
 def test_a_second_ctrl_c_does_not_wait(monkeypatch):
     """The first one saves at the next step. What torchrun repeats at once is not a second one."""
+    # a shell that starts a job in the background has it ignore SIGINT
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with fit._on_signals() as asked:
         assert asked() == 0
         for _ in range(2):
