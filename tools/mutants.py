@@ -189,7 +189,7 @@ def report() -> int:
         with use_db(path, WorkDB.Mode.open) as work:
             done = [r for _, r in work.completed_work_items if r.test_outcome]
             waiting = len(work.pending_work_items)
-        alive = [_change(r.diff) for r in done if not r.is_killed]
+        alive = [_change(r.diff or "") for r in done if not r.is_killed]
         file = f"{path.stem.replace('.', '/')}.py"
         open_ = [c for c in alive if (file, *c[1:]) not in known]
         tried, left = tried + len(done) - (len(alive) - len(open_)), left + len(open_)
