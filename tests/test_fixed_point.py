@@ -245,11 +245,11 @@ def test_a_trained_network_lands_on_the_predicted_biased_point(name):
         ),
     }[name]
     torch.manual_seed(0)
-    config = TrainConfig(steps=800, batch=256, lr=3e-3, cooldown=0.5)
+    config = TrainConfig(steps=1600, batch=256, lr=3e-3, cooldown=0.5)
     field, _ = train(MLP(1, 64, 3), objective, FromDistribution(data), config)
     z, one = torch.randn(4000, 1), torch.ones(4000)
     with torch.no_grad():
         made = field(z, 0 * one, one)
     predicted, flow = (u(z, 0 * one, one) for u in (PushedMap(data, times), data.average))
     to_predicted, to_flow = (float((made - u).square().mean().sqrt()) for u in (predicted, flow))
-    assert to_predicted < 0.2 < 0.35 < to_flow
+    assert to_predicted < 0.15 < 0.35 < to_flow
